@@ -1,0 +1,1 @@
+"""What the estimators share: coercion of inputs, validation, precision, persistence."""

@@ -1,0 +1,1 @@
+"""From raw fluorescence to dF/F: neuropil, baseline, noise level, bad frames."""
