@@ -1,0 +1,309 @@
+"""Autoregressive calcium with the spike counts summed out.
+
+``y_t = sum_i alpha_i y_{t-i} + b + c s_t + eps_t``, ``s_t ~ Poisson(lambda_t)``, ``eps_t ~ Normal(0, sigma2)``, for
+every neuron. Given the rates the density of a trace is a product over frames of
+
+``log sum_r Normal(e_t; c r, sigma2) lambda^r exp(-lambda) / r!``,  ``e_t = y_t - sum_i alpha_i y_{t-i} - b``,
+
+whose sum over counts is taken over a window of fixed length around its largest term, so that shapes do not depend on
+the data. See ``docs/observations.md`` for the accuracy and for what can be told apart from a trace.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.scipy.special import gammaln
+from jax.typing import ArrayLike
+
+from nwb_calcium_lvm.observations._common import (
+    AMPLITUDE_FLOOR,
+    VARIANCE_FLOOR,
+    free_from_positive,
+    observed_and_filled,
+    positive,
+)
+from nwb_calcium_lvm.observations.autoregression import innovations, stable_ar, unconstrain_ar, usable
+from nwb_calcium_lvm.observations.protocol import Sample
+
+NEWTON_STEPS = 8
+WINDOW = 17
+
+
+class CalciumParams(NamedTuple):
+    """Parameters of the calcium model, one row or entry per neuron.
+
+    Attributes
+    ----------
+    ar_coefs : (N, p) array
+        Autoregressive coefficients alpha, most recent lag first, per frame.
+    spike_amplitude : (N,) array
+        Step c of the trace at one spike, in units of the trace, > 0.
+    noise_variance : (N,) array
+        Variance sigma2 of the noise inside the autoregression, in squared units of the trace, > 0.
+    intercept : (N,) array
+        Intercept b, in units of the trace; ``b / (1 - sum alpha)`` is the baseline without spikes.
+    """
+
+    ar_coefs: ArrayLike
+    spike_amplitude: ArrayLike
+    noise_variance: ArrayLike
+    intercept: ArrayLike
+
+
+class CountMoments(NamedTuple):
+    """Posterior mean and variance of spike counts, each (T, N), in counts and squared counts per frame."""
+
+    mean: Array
+    variance: Array
+
+
+def log_likelihood(
+    y: ArrayLike,
+    log_rate: ArrayLike,
+    params: CalciumParams,
+    mask: ArrayLike | None = None,
+    *,
+    starts: ArrayLike | None = None,
+    window: int = WINDOW,
+) -> Array:
+    """Return the log density of every sample given its past and the rate, spike counts summed out.
+
+    Parameters
+    ----------
+    y : (T, N) array
+        Traces.
+    log_rate : (T, N) array, or broadcastable to it
+        Natural logarithm of the expected spikes per frame, finite.
+    params : CalciumParams
+        Parameters per neuron.
+    mask : (T, N) array of bool, optional
+        True where observed; None: wherever `y` is not NaN.
+    starts : (T,) array of bool, optional
+        True at the first frame of every segment; None: one segment.
+    window : int
+        Number of counts summed, static. 17 is good to 5e-7 nats while ``sigma2 <= 2 c**2``; see `window_for`.
+
+    Returns
+    -------
+    (T, N) array
+        Nats; 0 where the sample or one of its p predecessors is missing or lies before the segment's start.
+    """
+    ok, innovation, log_rate = _prepare(y, log_rate, params, mask, starts)
+    amplitude, variance = _rows(params, innovation)
+    return jnp.where(ok, _log_marginal(window, innovation, amplitude, variance, log_rate), 0.0)
+
+
+def posterior_counts(
+    y: ArrayLike,
+    log_rate: ArrayLike,
+    params: CalciumParams,
+    mask: ArrayLike | None = None,
+    *,
+    starts: ArrayLike | None = None,
+    window: int = WINDOW,
+) -> CountMoments:
+    """Return mean and variance of the spike counts given the traces and the rates.
+
+    Arguments are those of `log_likelihood`. Where the likelihood is not defined, both are the prior's: the rate.
+    """
+    ok, innovation, log_rate = _prepare(y, log_rate, params, mask, starts)
+    amplitude, variance = _rows(params, innovation)
+    _, mean, spread = _moments(window, innovation, amplitude, variance, log_rate)
+    rate = jnp.exp(log_rate)
+    return CountMoments(jnp.where(ok, mean, rate), jnp.where(ok, spread, rate))
+
+
+def expected_counts(
+    y: ArrayLike,
+    log_rate: ArrayLike,
+    params: CalciumParams,
+    mask: ArrayLike | None = None,
+    *,
+    starts: ArrayLike | None = None,
+    window: int = WINDOW,
+) -> Array:
+    """Return the posterior mean of the spike counts, (T, N); see `posterior_counts`."""
+    return posterior_counts(y, log_rate, params, mask, starts=starts, window=window).mean
+
+
+def _prepare(
+    y: ArrayLike, log_rate: ArrayLike, params: CalciumParams, mask: ArrayLike | None, starts: ArrayLike | None
+) -> tuple[Array, Array, Array]:
+    """Return which samples are usable, the innovations (0 where unusable) and the log rates, each (T, N)."""
+    observed, filled = observed_and_filled(y, mask)
+    ok = usable(observed, jnp.shape(params.ar_coefs)[-1], starts)
+    innovation = jnp.where(ok, innovations(filled, params.ar_coefs, params.intercept), 0.0)
+    return ok, innovation, jnp.broadcast_to(jnp.asarray(log_rate, innovation.dtype), innovation.shape)
+
+
+def _rows(params: CalciumParams, like: Array) -> tuple[Array, Array]:
+    """Return spike amplitude and noise variance as (T, N), for elementwise functions."""
+    return (
+        jnp.broadcast_to(jnp.asarray(params.spike_amplitude, like.dtype), like.shape),
+        jnp.broadcast_to(jnp.asarray(params.noise_variance, like.dtype), like.shape),
+    )
+
+
+def _window_start(window: int, innovation: Array, amplitude: Array, variance: Array, log_rate: Array) -> Array:
+    """Return the smallest count of the window, a constant to differentiation.
+
+    The mode of the terms solves ``log r + k r = log lambda + c e / sigma2``, ``k = c**2 / sigma2``. In ``u = log r``
+    the left side is convex and increasing and the start lies above the root, so that Newton's steps go down to it.
+    """
+    innovation, amplitude, variance, log_rate = jax.lax.stop_gradient((innovation, amplitude, variance, log_rate))
+    curvature = amplitude**2 / variance
+    target = log_rate + amplitude * innovation / variance
+    u = jnp.log(jnp.maximum(innovation / amplitude, jnp.exp(log_rate)))
+    for _ in range(NEWTON_STEPS):
+        pull = curvature * jnp.exp(u)
+        u = u - (u + pull - target) / (1 + pull)
+    return jnp.maximum(jnp.round(jnp.exp(u)) - window // 2, 0.0)
+
+
+def _moments(
+    window: int, innovation: Array, amplitude: Array, variance: Array, log_rate: Array
+) -> tuple[Array, Array, Array]:
+    """Return the log of the sum over counts, and mean and variance of the count under its normalised terms."""
+    first = _window_start(window, innovation, amplitude, variance, log_rate)
+    offsets = jnp.arange(window, dtype=first.dtype)
+    counts = first[..., None] + offsets
+    residual = innovation[..., None] - amplitude[..., None] * counts
+    terms = counts * log_rate[..., None] - gammaln(counts + 1) - 0.5 * residual**2 / variance[..., None]
+    largest = jax.lax.stop_gradient(jnp.max(terms, axis=-1))
+    weights = jnp.exp(terms - largest[..., None])
+    total = jnp.sum(weights, axis=-1)
+    offset = jnp.sum(weights * offsets, axis=-1) / total
+    spread = jnp.sum(weights * (offsets - offset[..., None]) ** 2, axis=-1) / total
+    log_sum = largest + jnp.log(total) - jnp.exp(log_rate) - 0.5 * jnp.log(2 * jnp.pi * variance)
+    return log_sum, first + offset, spread
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _log_marginal(window: int, innovation: Array, amplitude: Array, variance: Array, log_rate: Array) -> Array:
+    return _moments(window, innovation, amplitude, variance, log_rate)[0]
+
+
+@_log_marginal.defjvp
+def _log_marginal_jvp(
+    window: int, primals: tuple[Array, Array, Array, Array], tangents: tuple[Array, Array, Array, Array]
+) -> tuple[Array, Array]:
+    # The derivatives need only the posterior's mean and variance, so that backpropagation keeps (T, N) arrays and
+    # not the (T, N, window) terms.
+    innovation, amplitude, variance, log_rate = primals
+    log_sum, mean, spread = _moments(window, *primals)
+    residual = innovation - amplitude * mean
+    squared = residual**2 + amplitude**2 * spread
+    d_innovation, d_amplitude, d_variance, d_log_rate = tangents
+    tangent = (
+        -residual / variance * d_innovation
+        + (mean * residual - amplitude * spread) / variance * d_amplitude
+        + (squared / variance - 1) / (2 * variance) * d_variance
+        + (mean - jnp.exp(log_rate)) * d_log_rate
+    )
+    return log_sum, tangent
+
+
+def window_for(params: CalciumParams, tolerance: float = 1e-6, *, largest: int = 513) -> int:
+    """Return the window that sums all but about `tolerance` of the likelihood, on the host.
+
+    The terms fall at least as fast as those of a normal distribution of variance ``sigma2 / c**2`` around the mode.
+
+    Parameters
+    ----------
+    params : CalciumParams
+        Concrete parameters.
+    tolerance : float
+        Relative error of a likelihood, about the error of its log in nats.
+    largest : int
+        Longest window allowed.
+
+    Returns
+    -------
+    int
+        At least 17, odd.
+
+    Raises
+    ------
+    ValueError
+        If the counts are so far below the noise that a longer window than `largest` is needed.
+    """
+    ratio = float(np.max(np.asarray(params.noise_variance, float) / np.asarray(params.spike_amplitude, float) ** 2))
+    half = np.ceil(np.sqrt(2 * np.log(1 / tolerance) * ratio) + 0.5) if np.isfinite(ratio) else np.inf
+    if not 2 * half + 1 <= largest:
+        raise ValueError(
+            f"sigma2 / c**2 reaches {ratio:.3g}: the sum over spike counts would need more than {largest} terms. "
+            "Single spikes are far below the noise there; use observations.ar_gaussian, or a larger spike_amplitude."
+        )
+    return max(WINDOW, int(2 * half + 1))
+
+
+def sample(key: Array, log_rate: ArrayLike, params: CalciumParams, *, starts: ArrayLike | None = None) -> Sample:
+    """Draw traces and spike counts at given rates.
+
+    Parameters
+    ----------
+    key : JAX random key
+        Source of randomness.
+    log_rate : (T, N) array
+        Log of the expected spikes per frame.
+    params : CalciumParams
+        Parameters; the autoregression must be stable.
+    starts : (T,) array of bool, optional
+        True at the first frame of every segment. A segment's past is the stationary mean at its first frame's rate.
+
+    Returns
+    -------
+    Sample
+        Traces and counts, each (T, N).
+    """
+    log_rate = jnp.asarray(log_rate)
+    key_counts, key_noise = jax.random.split(key)
+    rate = jnp.exp(log_rate)
+    counts = jax.random.poisson(key_counts, rate).astype(rate.dtype)
+    y = autoregress(key_noise, rate, counts, params, starts)
+    return Sample(y, counts)
+
+
+def autoregress(
+    key: Array, rate: Array, counts: Array, params: CalciumParams, starts: ArrayLike | None = None
+) -> Array:
+    """Run the autoregression with noise on given counts (T, N); `rate` sets where segments start. See `sample`."""
+    ar_coefs = jnp.asarray(params.ar_coefs, rate.dtype)
+    amplitude = jnp.asarray(params.spike_amplitude, rate.dtype)
+    intercept = jnp.asarray(params.intercept, rate.dtype)
+    noise = jnp.sqrt(jnp.asarray(params.noise_variance, rate.dtype)) * jax.random.normal(key, rate.shape, rate.dtype)
+    marked = jnp.zeros(rate.shape[0], bool) if starts is None else jnp.asarray(starts, bool)
+    stationary = (intercept + amplitude * rate) / (1 - jnp.sum(ar_coefs, axis=-1))
+
+    def step(past: Array, frame: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        drive, is_start, level = frame
+        past = jnp.where(is_start, level[:, None], past)
+        y = jnp.sum(ar_coefs * past, axis=-1) + drive
+        return jnp.concatenate([y[:, None], past], axis=-1)[:, : ar_coefs.shape[-1]], y
+
+    drive = intercept + amplitude * counts + noise
+    return jax.lax.scan(step, jnp.zeros_like(ar_coefs), (drive, marked.at[0].set(True), stationary))[1]
+
+
+def constrain(unconstrained: dict[str, Array]) -> CalciumParams:
+    """Return parameters from unconstrained arrays: stable autoregression, positive amplitude and variance."""
+    return CalciumParams(
+        stable_ar(unconstrained["ar_coefs"]),
+        positive(unconstrained["spike_amplitude"], AMPLITUDE_FLOOR),
+        positive(unconstrained["noise_variance"], VARIANCE_FLOOR),
+        jnp.asarray(unconstrained["intercept"]),
+    )
+
+
+def unconstrain(params: CalciumParams) -> dict[str, Array]:
+    """Invert `constrain`."""
+    return {
+        "ar_coefs": unconstrain_ar(params.ar_coefs),
+        "spike_amplitude": free_from_positive(params.spike_amplitude, AMPLITUDE_FLOOR),
+        "noise_variance": free_from_positive(params.noise_variance, VARIANCE_FLOOR),
+        "intercept": jnp.asarray(params.intercept),
+    }
