@@ -1,1 +1,41 @@
-"""Observation models: the density of a trace given its past and the rate of unseen spikes."""
+"""Observation models: the density of a trace given its past and the expected spikes per frame.
+
+Each is a module with the functions of `ObservationModel`: `log_likelihood`, `expected_counts`, `sample`, `constrain`,
+`unconstrain`, and a NamedTuple of parameters. They are pure JAX and know nothing of files or estimators, so that they
+can be plugged into any JAX model of rates.
+"""
+
+from nwb_calcium_lvm.observations import ar_gaussian, autoregression, calcium, gaussian, poisson
+from nwb_calcium_lvm.observations.protocol import ObservationModel, Sample
+
+MODELS: dict[str, ObservationModel] = {
+    "ar_gaussian": ar_gaussian,
+    "calcium": calcium,
+    "gaussian": gaussian,
+    "poisson": poisson,
+}
+
+__all__ = [
+    "MODELS",
+    "ObservationModel",
+    "Sample",
+    "ar_gaussian",
+    "autoregression",
+    "calcium",
+    "gaussian",
+    "get",
+    "poisson",
+]
+
+
+def get(name: str) -> ObservationModel:
+    """Return the observation model of that name.
+
+    Raises
+    ------
+    ValueError
+        If there is none; the message lists those there are.
+    """
+    if name not in MODELS:
+        raise ValueError(f"There is no observation model called {name!r}. Known: {', '.join(sorted(MODELS))}.")
+    return MODELS[name]

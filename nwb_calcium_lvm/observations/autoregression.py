@@ -82,6 +82,40 @@ def innovations(y: ArrayLike, ar_coefs: ArrayLike, intercept: ArrayLike) -> Arra
     return y - predicted - jnp.asarray(intercept)
 
 
+def autoregress(drive: ArrayLike, mean_drive: ArrayLike, ar_coefs: ArrayLike, starts: ArrayLike | None = None) -> Array:
+    """Run ``y_t = sum_i alpha_i y_{t-i} + drive_t``.
+
+    Parameters
+    ----------
+    drive : (T, N) array
+        Everything that is not memory: intercept, spikes and noise, in units of the trace.
+    mean_drive : (T, N) array
+        Its mean. A segment starts from the past that this mean, held constant, would have led to.
+    ar_coefs : (N, p) array
+        Coefficients of a stable autoregression.
+    starts : (T,) array of bool, optional
+        True at the first frame of every segment.
+
+    Returns
+    -------
+    (T, N) array
+        Traces.
+    """
+    drive, mean_drive, ar_coefs = jnp.asarray(drive), jnp.asarray(mean_drive), jnp.asarray(ar_coefs)
+    order = ar_coefs.shape[-1]
+    marked = jnp.zeros(drive.shape[0], bool) if starts is None else jnp.asarray(starts, bool)
+    stationary = mean_drive / (1 - jnp.sum(ar_coefs, axis=-1))
+
+    def step(past: Array, frame: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        driven, is_start, level = frame
+        past = jnp.where(is_start, level[:, None], past)
+        y = jnp.sum(ar_coefs * past, axis=-1) + driven
+        return jnp.concatenate([y[:, None], past], axis=-1)[:, :order], y
+
+    past = jnp.zeros((drive.shape[1], order), drive.dtype)
+    return jax.lax.scan(step, past, (drive, marked.at[0].set(True), stationary))[1]
+
+
 def stable_ar(unconstrained: ArrayLike) -> Array:
     """Map free numbers to the coefficients of a stable autoregression.
 

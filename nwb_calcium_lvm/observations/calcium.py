@@ -26,7 +26,7 @@ from nwb_calcium_lvm.observations._common import (
     observed_and_filled,
     positive,
 )
-from nwb_calcium_lvm.observations.autoregression import innovations, stable_ar, unconstrain_ar, usable
+from nwb_calcium_lvm.observations.autoregression import autoregress, innovations, stable_ar, unconstrain_ar, usable
 from nwb_calcium_lvm.observations.protocol import Sample
 
 NEWTON_STEPS = 8
@@ -264,29 +264,10 @@ def sample(key: Array, log_rate: ArrayLike, params: CalciumParams, *, starts: Ar
     key_counts, key_noise = jax.random.split(key)
     rate = jnp.exp(log_rate)
     counts = jax.random.poisson(key_counts, rate).astype(rate.dtype)
-    y = autoregress(key_noise, rate, counts, params, starts)
-    return Sample(y, counts)
-
-
-def autoregress(
-    key: Array, rate: Array, counts: Array, params: CalciumParams, starts: ArrayLike | None = None
-) -> Array:
-    """Run the autoregression with noise on given counts (T, N); `rate` sets where segments start. See `sample`."""
-    ar_coefs = jnp.asarray(params.ar_coefs, rate.dtype)
-    amplitude = jnp.asarray(params.spike_amplitude, rate.dtype)
-    intercept = jnp.asarray(params.intercept, rate.dtype)
-    noise = jnp.sqrt(jnp.asarray(params.noise_variance, rate.dtype)) * jax.random.normal(key, rate.shape, rate.dtype)
-    marked = jnp.zeros(rate.shape[0], bool) if starts is None else jnp.asarray(starts, bool)
-    stationary = (intercept + amplitude * rate) / (1 - jnp.sum(ar_coefs, axis=-1))
-
-    def step(past: Array, frame: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        drive, is_start, level = frame
-        past = jnp.where(is_start, level[:, None], past)
-        y = jnp.sum(ar_coefs * past, axis=-1) + drive
-        return jnp.concatenate([y[:, None], past], axis=-1)[:, : ar_coefs.shape[-1]], y
-
+    amplitude, intercept = jnp.asarray(params.spike_amplitude), jnp.asarray(params.intercept)
+    noise = jax.random.normal(key_noise, rate.shape, rate.dtype) * jnp.sqrt(jnp.asarray(params.noise_variance))
     drive = intercept + amplitude * counts + noise
-    return jax.lax.scan(step, jnp.zeros_like(ar_coefs), (drive, marked.at[0].set(True), stationary))[1]
+    return Sample(autoregress(drive, intercept + amplitude * rate, params.ar_coefs, starts), counts)
 
 
 def constrain(unconstrained: dict[str, Array]) -> CalciumParams:
