@@ -1,0 +1,22 @@
+"""Simulated calcium recordings whose states, spikes and rates are known.
+
+:func:`hmm_experiment` draws from the calcium hidden Markov model itself, :func:`session` from biophysics that the
+model does not assume (saturating indicator, bleaching, neuropil, shot noise), and :func:`odor_surrogate` gives trials
+of the shape of an odor experiment. All take ``random_state`` and give the same data for the same seed.
+"""
+
+from nwb_calcium_lvm.simulate._data import SimulatedSession
+from nwb_calcium_lvm.simulate._hmm import ar_calcium, hmm_experiment, markov_chain
+from nwb_calcium_lvm.simulate._odor import odor_surrogate
+from nwb_calcium_lvm.simulate._session import Biophysics, indicator_response, session
+
+__all__ = [
+    "Biophysics",
+    "SimulatedSession",
+    "ar_calcium",
+    "hmm_experiment",
+    "indicator_response",
+    "markov_chain",
+    "odor_surrogate",
+    "session",
+]
