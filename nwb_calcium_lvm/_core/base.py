@@ -1,0 +1,55 @@
+"""What every estimator of the package is: a scikit-learn estimator of calcium recordings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+from sklearn.base import BaseEstimator
+
+from nwb_calcium_lvm._core.coerce import ACCEPTED, Trials, coerce
+from nwb_calcium_lvm.exceptions import DataError
+
+
+class CalciumEstimator(BaseEstimator):
+    """Base class: takes whatever :mod:`nwb_calcium_lvm._core.coerce` accepts, is saved without pickle."""
+
+    __metadata_request__fit = {"groups": True}  # noqa: RUF012  scikit-learn reads a class attribute
+
+    sampling_rate: float | None
+    n_features_in_: int
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+    def _coerce(self, X: Any, *, groups: Any = None, reset: bool = False) -> Trials:
+        return coerce(self, X, groups=groups, reset=reset)
+
+    def _rate(self, quantity: str) -> float:
+        """Return the sampling rate the model was fitted at, or explain why ``quantity`` cannot be had."""
+        rate = getattr(self, "sampling_rate_", None)
+        if rate is None:
+            raise DataError(
+                f"{quantity} needs a sampling rate, and this model was fitted on frames without one. Pass "
+                f"sampling_rate (Hz) to {type(self).__name__}, or fit a Recording, an NWB file or a Suite2p folder."
+            )
+        return rate
+
+    def save(self, path: str | Path) -> Path:
+        """Save the fitted model to one file of arrays and JSON; load it with :func:`nwb_calcium_lvm.load_model`."""
+        from nwb_calcium_lvm._core.persistence import save_model
+
+        return save_model(self, path)
+
+    @classmethod
+    def _restore(cls, parameters: dict[str, Any], fitted: dict[str, Any]) -> Self:
+        """Rebuild a fitted estimator from its constructor arguments and fitted attributes."""
+        estimator = cls(**parameters)
+        for name, value in fitted.items():
+            setattr(estimator, name, value)
+        return estimator
+
+
+__all__ = ["ACCEPTED", "CalciumEstimator"]

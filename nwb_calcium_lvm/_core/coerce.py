@@ -1,0 +1,161 @@
+"""The one place where whatever a user passes as X becomes a Recording, and where outputs take X's form again."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.validation import validate_data
+
+from nwb_calcium_lvm.exceptions import DataError, DataWarning
+from nwb_calcium_lvm.provenance import Segments
+from nwb_calcium_lvm.recording import Recording
+
+Form = Literal["array", "tensor", "list", "recording"]
+
+ACCEPTED = (
+    "an array (time, roi), trials (trial, time, roi), a list of arrays (time, roi), a Recording, an NWB file (path, "
+    "NWBFile or RoiResponseSeries) or a Suite2p folder"
+)
+
+
+@dataclass(frozen=True)
+class Trials:
+    """A recording, and the form in which it came."""
+
+    recording: Recording
+    form: Form
+
+    def restore(self, values: NDArray[Any]) -> Any:
+        """Give values whose first axis is time the form of X: an array, a stack of trials, or a list."""
+        if self.form in ("array", "recording"):
+            return values
+        parts = [values[a:b] for a, b in self.recording.segments.bounds]
+        return np.stack(parts) if self.form == "tensor" else parts
+
+
+def coerce(estimator: Any, X: Any, *, groups: Any = None, reset: bool) -> Trials:
+    """Turn X into :class:`Trials`, checking that it fits what the estimator was fitted on (or recording that, on reset).
+
+    Raises
+    ------
+    DataError
+        If X is nothing of what is accepted, or holds another number of ROIs than the fitted model.
+    """
+    rate = getattr(estimator, "sampling_rate", None)
+    trials = _from_source(X) or _from_arrays(estimator, X, rate, groups, reset)
+    recording = trials.recording
+    if trials.form != "array":  # sklearn has counted the columns of plain arrays already
+        _check_n_rois(estimator, recording.n_rois, reset)
+    if reset:
+        _check_shape(recording)
+    if rate is not None and recording.sampling_rate is not None and abs(rate / recording.sampling_rate - 1) > 0.02:
+        warnings.warn(
+            f"sampling_rate={rate:.6g} Hz was asked for but the recording says {recording.sampling_rate:.6g} Hz; the "
+            "recording's is used.",
+            DataWarning,
+            stacklevel=4,
+        )
+    return trials
+
+
+def _from_source(X: Any) -> Trials | None:
+    """Recordings, files, folders and NWB objects; None for anything else."""
+    if isinstance(X, Recording):
+        return Trials(X, "recording")
+    if isinstance(X, str | os.PathLike):
+        return Trials(read(Path(X)), "recording")
+    if type(X).__module__.split(".")[0] in ("pynwb", "hdmf", "h5py") or hasattr(X, "read") and hasattr(X, "seek"):
+        from nwb_calcium_lvm.io import read_nwb
+
+        return Trials(read_nwb(X), "recording")
+    if isinstance(X, list | tuple) and X and all(isinstance(item, Recording) for item in X):
+        if len(X) == 1:
+            return Trials(X[0], "recording")
+        raise DataError(
+            f"X is a list of {len(X)} Recordings: independent recordings of other neurons, which this model cannot "
+            "share. Fit one model per recording, or pass trials of the same neurons as a list of arrays (time, roi)."
+        )
+    return None
+
+
+def read(path: Path) -> Recording:
+    """Read an NWB file or a Suite2p folder, whichever the path is."""
+    if not path.exists():
+        raise DataError(f"{path} does not exist. Expected an NWB file or a Suite2p folder.")
+    if path.is_dir() and path.suffix != ".zarr":
+        from nwb_calcium_lvm.io import read_suite2p
+
+        return read_suite2p(path)
+    from nwb_calcium_lvm.io import read_nwb
+
+    return read_nwb(path)
+
+
+def _from_arrays(estimator: Any, X: Any, rate: float | None, groups: Any, reset: bool) -> Trials:
+    form: Form = "array"
+    is_list_of_trials = isinstance(X, list | tuple) and len(X) > 0 and all(getattr(x, "ndim", 0) == 2 for x in X)
+    if is_list_of_trials or getattr(X, "ndim", 0) == 3:
+        form = "list" if is_list_of_trials else "tensor"
+        parts = [np.asarray(x) for x in X]
+        if not parts:
+            raise DataError(f"X has shape {np.shape(X)}: there is no trial in it.")
+        widths = sorted({part.shape[1] for part in parts})
+        if len(widths) > 1:
+            raise DataError(f"The trials have {widths} ROIs; expected the same neurons in each, (time, roi).")
+        lengths = np.array([len(part) for part in parts])
+        if (lengths == 0).any():
+            raise DataError(f"Trial {int(np.argmin(lengths))} holds no frame; leave empty trials out.")
+        traces = np.concatenate(parts)
+        ends = np.cumsum(lengths)
+        segments = Segments(np.column_stack([ends - lengths, ends]), np.arange(len(parts)))
+    else:
+        traces = validate_data(
+            estimator, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite=False, ensure_min_samples=2
+        )
+        segments = None if groups is None else _segments_of(groups, len(traces))
+    return Trials(Recording(traces, sampling_rate=rate, segments=segments), form)
+
+
+def _segments_of(groups: Any, n_frames: int) -> Segments:
+    labels = np.asarray(groups)
+    if labels.shape != (n_frames,):
+        raise DataError(f"groups has shape {labels.shape}; expected the trial of each frame, ({n_frames},).")
+    starts = np.concatenate([[0], np.flatnonzero(labels[1:] != labels[:-1]) + 1])
+    return Segments(np.column_stack([starts, np.append(starts[1:], n_frames)]), labels[starts])
+
+
+def _check_n_rois(estimator: Any, n_rois: int, reset: bool) -> None:
+    if reset:
+        estimator.n_features_in_ = n_rois
+        if hasattr(estimator, "feature_names_in_"):
+            del estimator.feature_names_in_
+    elif n_rois != estimator.n_features_in_:
+        raise DataError(
+            f"X has {n_rois} ROIs, but {type(estimator).__name__} was fitted on {estimator.n_features_in_}. Expected "
+            "the same neurons in the same order."
+        )
+
+
+def _check_shape(recording: Recording) -> None:
+    n_frames, n_rois = recording.shape
+    if n_frames < n_rois and recording.source.path is None:
+        warnings.warn(
+            f"X has shape {recording.shape}: fewer frames than ROIs. Expected (time, roi). If this is Suite2p's F.npy, "
+            "which is (roi, time), pass F.T or use read_suite2p.",
+            DataWarning,
+            stacklevel=5,
+        )
+    unusable = ~recording.usable
+    if unusable.any():
+        names = ", ".join(str(i) for i in recording.roi_ids[unusable][:8])
+        raise DataError(
+            f"{unusable.sum()} of {n_rois} ROIs are constant or never observed: {names}"
+            f"{', ...' if unusable.sum() > 8 else ''}. A constant trace tells nothing of spikes; leave these out, for "
+            "example with recording.isel(roi=recording.usable)."
+        )

@@ -1,0 +1,45 @@
+"""Fitted models on disk: the constructor's arguments and the fitted attributes, as arrays and JSON."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from nwb_calcium_lvm.exceptions import DataError
+
+# Only these classes are ever built from a file, whatever the file says.
+_CLASSES = {"CalciumHMM": "nwb_calcium_lvm.hmm"}
+
+
+def save_model(estimator: Any, path: str | Path) -> Path:
+    """Save a fitted estimator; see :func:`load_model`."""
+    from nwb_calcium_lvm.io.archive import write_archive
+
+    check_is_fitted(estimator)
+    fitted = {k: v for k, v in vars(estimator).items() if k.endswith("_") and not k.startswith("_")}
+    arrays = {k: np.asarray(v) for k, v in fitted.items() if isinstance(v, np.ndarray)}
+    plain = {k: v for k, v in fitted.items() if k not in arrays}
+    header = {"class": type(estimator).__name__, "parameters": estimator.get_params(deep=False), "fitted": plain}
+    return write_archive(Path(path), header, arrays)
+
+
+def load_model(path: str | Path) -> Any:
+    """Load an estimator saved by ``estimator.save(path)``; nothing in the file is executed.
+
+    Raises
+    ------
+    DataError
+        If the file is not one of ours, or holds a class this version does not know.
+    """
+    from nwb_calcium_lvm.io.archive import read_archive
+
+    header, arrays = read_archive(Path(path))
+    name = header.get("class")
+    if name not in _CLASSES:
+        raise DataError(f"{path} holds a model of class {name!r}; this version knows {', '.join(_CLASSES)}.")
+    cls = getattr(import_module(_CLASSES[name]), name)
+    return cls._restore(header["parameters"], {**header["fitted"], **arrays})

@@ -1,0 +1,123 @@
+"""Starting values for EM: where most fits of hidden Markov models to calcium are won or lost.
+
+Clustering the traces, or their frame-to-frame differences, finds states of *calcium*, which outlast those of spiking.
+We cluster the autoregressive residual, smoothed over a few decay times, which is a rough rate of spikes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter1d
+from sklearn.cluster import KMeans
+
+from nwb_calcium_lvm.hmm.data import scored
+
+_LAGS = 6  # autocovariances used for the AR start
+_MAX_CLUSTERED = 20_000  # frames shown to k-means; the rest are assigned to the nearest centre
+
+
+def standardise(
+    traces: NDArray[np.floating], mask: NDArray[np.bool_]
+) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
+    """Return traces with mean 0 and sd 1 over observed samples, and the mean and sd (roi,) that were taken out."""
+    n = np.maximum(mask.sum(axis=0), 1)
+    mean = np.where(mask, traces, 0.0).sum(axis=0, dtype=np.float64) / n
+    centred = np.where(mask, traces - mean, 0.0)
+    sd = np.sqrt((centred**2).sum(axis=0, dtype=np.float64) / n)
+    return centred / sd, mean, sd
+
+
+def ar_start(
+    y: NDArray[np.floating], mask: NDArray[np.bool_], first: NDArray[np.integer], order: int
+) -> NDArray[np.floating]:
+    """AR coefficients (roi, order) from autocovariances at lags above 0, which white measurement noise leaves alone.
+
+    Solves γ_k = Σ_i α_i γ_{k-i} for k = order + 1 .. order + 6 by least squares, then moves poles into [0, 0.98].
+    """
+    n_lags = order + _LAGS
+    observed = np.where(mask, y, 0.0)
+    covariance = np.empty((n_lags + 1, y.shape[1]))
+    for lag in range(n_lags + 1):
+        pairs = scored(mask, first, lag) if lag else mask
+        product = observed[lag:] * observed[: len(y) - lag] if lag else observed**2
+        covariance[lag] = (product * pairs[lag:]).sum(axis=0) / np.maximum(pairs.sum(axis=0), 1)
+    rows = range(order + 1, n_lags + 1)
+    design = np.stack([[covariance[k - i] for i in range(1, order + 1)] for k in rows], axis=-1)  # (order, roi, k)
+    design = np.moveaxis(design, 0, -1)  # (roi, k, order)
+    target = np.stack([covariance[k] for k in rows], axis=-1)  # (roi, k)
+    gram = np.einsum("nki,nkj->nij", design, design)
+    gram += np.eye(order) * (1e-6 * np.trace(gram, axis1=1, axis2=2)[:, None, None] + 1e-12)
+    coefs = np.linalg.solve(gram, np.einsum("nki,nk->ni", design, target)[..., None])[..., 0]
+    return _real_poles(coefs)
+
+
+def _real_poles(ar_coefs: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Move each pole to the real axis and into [0, 0.98]."""
+    order = ar_coefs.shape[1]
+    out = np.empty_like(ar_coefs)
+    for n, coefs in enumerate(ar_coefs):
+        poles = np.clip(np.roots(np.concatenate([[1.0], -coefs])).real, 0.0, 0.98)
+        poles = np.concatenate([poles, np.zeros(order - len(poles))])
+        out[n] = -np.poly(poles)[1:]
+    return out
+
+
+def residual(
+    y: NDArray[np.floating], mask: NDArray[np.bool_], first: NDArray[np.integer], ar_coefs: NDArray[np.floating]
+) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+    """Autoregressive residual (time, roi), 0 where it is not scored, and the mask of scored samples."""
+    order = ar_coefs.shape[1]
+    observed = np.where(mask, y, 0.0)
+    e = observed.copy()
+    for i in range(1, order + 1):
+        e[i:] -= ar_coefs[:, i - 1] * observed[:-i]
+    kept = scored(mask, first, order)
+    return np.where(kept, e, 0.0), kept
+
+
+def smooth_within(
+    values: NDArray[np.floating], kept: NDArray[np.bool_], first: NDArray[np.integer], window: int
+) -> NDArray[np.floating]:
+    """Running mean over ``window`` frames, within trials, over kept samples only."""
+    ends = np.append(first[1:], len(values))
+    out = np.empty_like(values)
+    for a, b in zip(first, ends, strict=True):
+        size = min(window, b - a)
+        mean = uniform_filter1d(values[a:b], size, axis=0, mode="nearest")
+        share = uniform_filter1d(kept[a:b].astype(float), size, axis=0, mode="nearest")
+        out[a:b] = np.where(share > 1e-9, mean / np.maximum(share, 1e-9), 0.0)
+    return out
+
+
+def cluster(features: NDArray[np.floating], n_states: int, rng: np.random.RandomState) -> NDArray[np.integer]:
+    """K-means labels (time,) of features (time, roi), each feature scaled to unit variance."""
+    spread = features.std(axis=0)
+    scaled = (features / np.where(spread > 0, spread, 1.0)).astype(np.float32)
+    step = max(1, -(-len(scaled) // _MAX_CLUSTERED))
+    model = KMeans(n_states, n_init=1, random_state=rng.randint(2**31 - 1)).fit(scaled[::step])
+    return model.predict(scaled)
+
+
+def spike_start(
+    e: NDArray[np.floating], kept: NDArray[np.bool_]
+) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
+    """Intercept, spike amplitude and noise variance, each (roi,), from the skew of the residual.
+
+    Spikes only push the residual up, so that its lower half shows the noise; then variance and third cumulant above
+    the noise give the amplitude: κ₂ - ν² = c² λ and κ₃ = c³ λ.
+    """
+    values = np.where(kept, e, np.nan)
+    middle = np.nanmedian(values, axis=0)
+    below = np.where(values < middle, values - middle, np.nan)
+    noise = np.nanmean(below**2, axis=0)
+    centred = values - np.nanmean(values, axis=0)
+    excess = np.maximum(np.nanmean(centred**2, axis=0) - noise, 0.0)
+    third = np.nanmean(centred**3, axis=0)
+    top = np.nanmax(values, axis=0) - middle
+    with np.errstate(divide="ignore", invalid="ignore"):
+        amplitude = np.where((third > 0) & (excess > 0), third / excess, np.inf)
+    sd = np.sqrt(noise)
+    # Between two noise sds, below which single spikes cannot be told apart, and the largest jump.
+    amplitude = np.clip(amplitude, np.minimum(2.0 * sd, top), np.maximum(top, 2.0 * sd))
+    return middle, amplitude, np.maximum(noise, 1e-8)
