@@ -1,0 +1,401 @@
+"""Reading the traces of an NWB file into a Recording: found, put the right way round, scaled, and made dF/F."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nwb_calcium_lvm import indicators
+from nwb_calcium_lvm.exceptions import DataError, DataWarning
+from nwb_calcium_lvm.indicators import Indicator
+from nwb_calcium_lvm.io._classes import NwbObject
+from nwb_calcium_lvm.io._open import opened
+from nwb_calcium_lvm.io.nwb_series import Candidate, Pick, as_candidate, choose, find_series, object_path
+from nwb_calcium_lvm.io.nwb_tables import accepted_rois, plain_columns, trial_table
+from nwb_calcium_lvm.preprocessing import dff_from_raw, noise_level
+from nwb_calcium_lvm.provenance import Source
+from nwb_calcium_lvm.recording import Recording
+
+JOIN = " + "  # between the paths of several planes read as one
+logger = logging.getLogger(__name__)
+
+_FROM_RAW = ("raw", "demixed", "corrected")  # raw light: a baseline makes it dF/F
+_NOT_FOR_MODELS = ("deconvolved", "denoised", "result", "neuropil")
+_BLOCK = 64 * 2**20  # bytes read at a time, so that columns left out never fill the memory
+_RATE_TOLERANCE = 0.02
+
+
+def read_nwb(
+    src: Any,
+    *,
+    series: str | None = None,
+    neuropil: str | bool | None = None,
+    plane: int | None = None,
+    accepted: bool | str = True,
+    neuropil_coefficient: float = 0.7,
+    baseline: str = "maximin",
+    trials: str | None = "trials",
+    indicator: str | Indicator | None = None,
+    sampling_rate: float | None = None,
+    strict: bool = False,
+) -> Recording:
+    """Read the traces of an NWB file, into memory; the file is closed again.
+
+    Raw fluorescence with its neuropil is preferred: the neuropil is subtracted and a baseline makes it dF/F. Else
+    dF/F is read as it is, else raw fluorescence alone. Deconvolved and denoised traces are read only if ``series``
+    names them, with a warning.
+
+    Parameters
+    ----------
+    src : path, NWBFile, RoiResponseSeries, h5py.File or binary file object
+        What to read. Objects that are open stay open.
+    series : str, optional
+        Path of the series, such as ``"processing/ophys/DfOverF/plane0"``, or the end of it. Needed where several
+        could be meant.
+    neuropil : str or False, optional
+        Path of the neuropil; False subtracts none. Default: the series of the same ROIs named so.
+    plane : int, optional
+        Imaging plane. Default: all planes of one clock and one table of ROIs.
+    accepted : bool or str
+        True: only ROIs that the file says are cells (columns ``iscell``, ``is_accepted``, ``accepted``, ``Accepted``
+        or ``keep``), all if it does not say. False: all. A name: by that column.
+    neuropil_coefficient : float
+        Share of the neuropil in the ROI's light, 0.7 as Suite2p has it.
+    baseline : {"maximin", "percentile", "constant", "constant_percentile"}
+        How F0 is found, see :func:`nwb_calcium_lvm.preprocessing.baseline`.
+    trials : str or None
+        Intervals table to keep; None keeps none.
+    indicator : str or Indicator, optional
+        Default: as the imaging plane says, if it is a known one.
+    sampling_rate : float, optional
+        Frames per second, for files that do not say or say it wrong.
+    strict : bool
+        Whether an ROI that has to be left out is an error rather than a warning.
+
+    Returns
+    -------
+    Recording
+        dF/F of shape (time, roi); ``units="unknown"`` where the file does not tell what the traces are.
+
+    Raises
+    ------
+    AmbiguousDataError
+        If several series could be meant; the message lists them.
+    DataError
+        If there is nothing to read, or it contradicts itself.
+    """
+    with opened(src) as (nwbfile, only, path):
+        if only is not None:
+            candidates = find_series(nwbfile) if nwbfile is not None else [as_candidate(only, None)]
+            series = object_path(only, nwbfile)
+        else:
+            candidates = find_series(nwbfile)
+        picks = choose(candidates, series=series, neuropil=neuropil, plane=plane)
+        table = picks[0].trace.series.rois.table
+        rows = np.concatenate([p.trace.rows for p in picks])
+        _check_rows(rows, len(table), picks)
+        columns = plain_columns(table, rows)
+        keep = accepted_rois(columns, accepted)
+        keep = np.ones(len(rows), bool) if keep is None else keep
+        clock = _clock(picks[0].trace.series, sampling_rate, table.imaging_plane)
+        parts = _read_picks(picks, keep)
+        facts: dict[str, Any] = {
+            "roi_ids": _roi_ids(table, rows)[keep],
+            "roi_metadata": {k: v[keep] for k, v in columns.items()},
+            "trials": None if nwbfile is None else trial_table(nwbfile, trials),
+            "metadata": _metadata(nwbfile, table.imaging_plane),
+            "indicator": indicator or indicators.find(str(table.imaging_plane.indicator)),
+            "source": _source(picks, nwbfile, path, rows, keep),
+        }
+    traces = _as_dff(parts, clock.frames_per_second, neuropil_coefficient, baseline)
+    recording = Recording(
+        traces.dff,
+        mask=traces.mask,
+        units=traces.units,
+        sampling_rate=clock.rate,
+        timestamps=clock.cut(len(traces.dff), whole=len(parts) == 1),
+        starting_time=clock.start,
+        **facts,
+    )
+    recording = _with_noise(_without_dead(recording, traces.usable & recording.usable, strict))
+    logger.info("Read %s", recording)
+    return recording
+
+
+def describe_nwb(path: str | Path) -> list[dict[str, Any]]:
+    """Say which traces an NWB file has and what :func:`read_nwb` would read.
+
+    Returns
+    -------
+    list of dict
+        One per RoiResponseSeries: ``path``, ``kind``, ``shape`` (as stored), ``n_rois``, ``n_frames``, ``rate`` (Hz,
+        None if not known), ``n_accepted`` (None if the file does not say), ``plane``, ``indicator``, ``problem``
+        (why it cannot be read, or empty), ``read_as`` (``"traces"``, ``"neuropil"`` or empty, as by default).
+    """
+    with opened(path) as (nwbfile, _, _):
+        candidates = find_series(nwbfile)
+        roles: dict[str, str] = {}
+        try:
+            for pick in choose(candidates, series=None, neuropil=None, plane=None):
+                roles[pick.trace.path] = "traces"
+                if pick.neuropil is not None:
+                    roles[pick.neuropil.path] = "neuropil"
+        except DataError as error:  # ambiguous or nothing: there is no default, and reading says why
+            logger.info("%s", error)
+        return [_described(c, roles.get(c.path, "")) for c in candidates]
+
+
+def _described(candidate: Candidate, role: str) -> dict[str, Any]:
+    series = candidate.series
+    table = series.rois.table
+    rate = float(series.rate) if series.rate else None
+    if series.timestamps is not None and len(series.timestamps) > 1:
+        rate = 1.0 / float(np.median(np.diff(series.timestamps[:])))
+    try:
+        kept = accepted_rois(plain_columns(table, candidate.rows), True)
+        n_accepted = None if kept is None else int(kept.sum())
+    except DataError:
+        n_accepted = 0
+    return {
+        "path": candidate.path,
+        "kind": candidate.kind,
+        "shape": candidate.shape,
+        "n_rois": len(candidate.rows),
+        "n_frames": candidate.n_frames,
+        "rate": rate,
+        "n_accepted": n_accepted,
+        "plane": candidate.plane,
+        "indicator": str(table.imaging_plane.indicator),
+        "problem": candidate.problem,
+        "read_as": role,
+    }
+
+
+# -- Clock ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Frames per second (None: as the timestamps say), time of the first frame, and of each frame where stored."""
+
+    rate: float | None
+    start: float
+    timestamps: NDArray[np.floating] | None = None
+
+    @property
+    def frames_per_second(self) -> float:
+        if self.rate is not None or self.timestamps is None:
+            return self.rate or 1.0
+        steps = np.diff(self.timestamps)
+        return 1.0 / float(np.median(steps[steps > 0])) if (steps > 0).any() else 1.0
+
+    def cut(self, n_frames: int, whole: bool) -> NDArray[np.floating] | None:
+        """Return the time of each frame; planes of unequal length are cut, a single one has to fit."""
+        return self.timestamps if self.timestamps is None or whole else self.timestamps[:n_frames]
+
+
+def _clock(series: NwbObject, wanted: float | None, imaging_plane: Any) -> _Clock:
+    """Return the rate, the time of the first frame and, where stored, of each frame."""
+    if series.timestamps is not None:
+        times = np.asarray(series.timestamps[:], float)
+        if len(times) > 1:
+            # Recording compares the rate with the timestamps, and refuses those that go back.
+            return _Clock(wanted, float(times[0]), times)
+    said = float(series.rate) if series.rate is not None and np.isfinite(series.rate) else 0.0
+    start = float(series.starting_time or 0.0) if series.timestamps is None else float(series.timestamps[0])
+    if wanted is not None:
+        if said > 0 and abs(wanted / said - 1) > _RATE_TOLERANCE:
+            _warn(f"sampling_rate={wanted:.6g} Hz is used, though the file says {said:.6g} Hz.")
+        return _Clock(float(wanted), start)
+    if said <= 0:
+        raise DataError(
+            f"The series {series.name!r} has rate {series.rate} and no timestamps, so there is no clock. Pass "
+            "sampling_rate=HZ, the frames per second of this plane."
+        )
+    frame_rate = getattr(imaging_plane, "imaging_rate", None)
+    if frame_rate and np.isfinite(frame_rate) and frame_rate > 0 and abs(said / frame_rate - 1) > _RATE_TOLERANCE:
+        default = " 10 Hz is what Suite2p writes when nobody set its fs." if said == 10.0 else ""
+        _warn(
+            f"The series {series.name!r} says {said:.6g} Hz, but its imaging plane {frame_rate:.6g} Hz.{default} "
+            f"{said:.6g} Hz is used; if that is wrong pass sampling_rate=HZ."
+        )
+    return _Clock(said, start)
+
+
+# -- Traces -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Traces of one pick as stored, scaled, (time, roi)."""
+
+    kind: str
+    traces: NDArray[np.floating]
+    neuropil: NDArray[np.floating] | None
+
+
+def _read_picks(picks: list[Pick], keep: NDArray[np.bool_]) -> list[_Part]:
+    n_frames = min(p.trace.n_frames for p in picks)
+    longest = max(p.trace.n_frames for p in picks)
+    if n_frames < longest:
+        _warn(f"The planes have {n_frames} to {longest} frames; all are cut to {n_frames}.")
+    parts: list[_Part] = []
+    start = 0
+    for trace, neuropil in picks:
+        chosen = np.flatnonzero(keep[start : start + len(trace.rows)])
+        start += len(trace.rows)
+        if trace.transposed:
+            _warn(f"{trace.path} is stored as (roi, time), against the standard, and is turned round.")
+        if trace.kind in _NOT_FOR_MODELS:
+            _warn(
+                f"{trace.path} looks {trace.kind}. Models of calcium expect the fluorescence with its noise: their "
+                "noise and time constants will be off. Its unit is taken as unknown."
+            )
+        other = None if neuropil is None else _values(neuropil, chosen, n_frames)
+        parts.append(_Part(trace.kind, _values(trace, chosen, n_frames), other))
+    return parts
+
+
+def _values(candidate: Candidate, rois: NDArray[np.integer], n_frames: int) -> NDArray[np.floating]:
+    """Read the given ROIs of a series, block by block, as ``data * conversion + offset``; float32 stays float32."""
+    series, data = candidate.series, candidate.series.data
+    stored = np.dtype(getattr(data, "dtype", np.asarray(data).dtype))
+    small = stored.kind in "iub" and stored.itemsize <= 2
+    dtype = (
+        stored if stored.kind == "f" and stored.itemsize >= 4 else np.dtype("f4" if small or stored == "f2" else "f8")
+    )
+    out = np.empty((n_frames, len(rois)), dtype)
+    n_all = len(candidate.rows)
+    step = max(1, _BLOCK // max(1, n_all * stored.itemsize))
+    for a in range(0, n_frames, step):
+        b = min(a + step, n_frames)
+        if len(candidate.shape) == 1:
+            out[a:b] = np.asarray(data[a:b])[:, None][:, rois]
+        elif candidate.transposed:
+            out[a:b] = np.asarray(data[:, a:b]).T[:, rois]
+        else:
+            out[a:b] = np.asarray(data[a:b])[:, rois]
+    offset = float(getattr(series, "offset", None) or 0.0)
+    conversion = 1.0 if series.conversion is None else float(series.conversion)
+    if conversion != 1.0:
+        out *= dtype.type(conversion)
+    if offset != 0.0:
+        out += dtype.type(offset)
+    return out
+
+
+class _Traces(NamedTuple):
+    dff: NDArray[np.floating]
+    mask: NDArray[np.bool_]
+    usable: NDArray[np.bool_]
+    units: str
+
+
+def _as_dff(parts: list[_Part], rate: float, coefficient: float, method: str) -> _Traces:
+    """Turn raw light into dF/F and leave everything else as it is; the picks side by side."""
+    done: list[tuple[NDArray[np.floating], NDArray[np.bool_], NDArray[np.bool_]]] = []
+    for part in parts:
+        seen = np.isfinite(part.traces)
+        if part.neuropil is not None:
+            seen &= np.isfinite(part.neuropil)
+        values, good = part.traces, np.ones(part.traces.shape[1], bool)
+        if part.kind in _FROM_RAW:
+            values, good = dff_from_raw(
+                part.traces,
+                part.neuropil,
+                sampling_rate=rate,
+                neuropil_coefficient=coefficient,
+                method=method,
+                mask=seen,
+            )
+        done.append((values, seen & np.isfinite(values), good))
+    kinds = {part.kind for part in parts}
+    if "other" in kinds:
+        _warn("Nothing in the file says whether these traces are raw or dF/F: their unit is taken as unknown.")
+    dff = np.concatenate([d[0] for d in done], axis=1)
+    mask = np.concatenate([d[1] for d in done], axis=1)
+    units = "dff" if kinds <= {*_FROM_RAW, "dff"} else "unknown"
+    return _Traces(dff, mask, np.concatenate([d[2] for d in done]), units)
+
+
+def _without_dead(recording: Recording, usable: NDArray[np.bool_], strict: bool) -> Recording:
+    if usable.all():
+        return recording
+    names = ", ".join(map(str, recording.roi_ids[~usable][:8].tolist()))
+    found = (
+        f"{np.sum(~usable)} of {len(usable)} ROIs carry no signal (constant, all missing, or with a baseline at or "
+        f"under the noise, so that dF/F has no scale): {names}{', ...' if np.sum(~usable) > 8 else ''}."
+    )
+    if strict:
+        raise DataError(f"{found} Reject them in the file, or pass strict=False to leave them out.")
+    if not usable.any():
+        raise DataError(f"{found} Nothing would be left. Check that the series holds traces, and its offset.")
+    _warn(f"{found} They are left out.")
+    return recording.isel(roi=usable)
+
+
+def _with_noise(recording: Recording) -> Recording:
+    if recording.units == "dff" and recording.sampling_rate is not None and recording.n_frames > 1:
+        noise = noise_level(recording.dff, recording.sampling_rate, recording.mask, recording.segments)
+        recording.roi_metadata["noise_level"] = noise
+    return recording
+
+
+# -- Facts about the ROIs and the session ---------------------------------------------------------------------------
+
+
+def _check_rows(rows: NDArray[np.integer], n_rows: int, picks: list[Pick]) -> None:
+    if len(rows) and (rows.min() < 0 or rows.max() >= n_rows):
+        raise DataError(
+            f"The ROIs of {picks[0].trace.path} point to rows {rows.min()} to {rows.max()} of a table of {n_rows} "
+            "rows. The file contradicts itself: its region must hold row numbers, not ids."
+        )
+    if len(np.unique(rows)) < len(rows):
+        raise DataError(f"The ROIs of {picks[0].trace.path} point to the same row of their table more than once.")
+
+
+def _roi_ids(table: Any, rows: NDArray[np.integer]) -> NDArray[Any]:
+    ids = np.asarray(table.id[:])[rows]
+    return ids if len(np.unique(ids)) == len(ids) else rows
+
+
+def _source(
+    picks: list[Pick], nwbfile: NwbObject | None, path: Path | None, rows: NDArray[np.integer], keep: NDArray[np.bool_]
+) -> Source:
+    planes = np.concatenate([np.full(len(p.trace.rows), p.trace.plane or 0) for p in picks])
+    first = picks[0].trace.series
+    return Source(
+        kind="nwb",
+        path=path,
+        series=JOIN.join(p.trace.path for p in picks),
+        neuropil=JOIN.join(p.neuropil.path for p in picks if p.neuropil is not None) or None,
+        plane_segmentation=object_path(first.rois.table, nwbfile),
+        table_rows=rows[keep],
+        planes=planes[keep],
+        object_id=first.object_id,
+    )
+
+
+def _metadata(nwbfile: NwbObject | None, imaging_plane: Any) -> dict[str, Any]:
+    """Return what is known of the session, as plain text."""
+    facts: dict[str, Any] = {"location": imaging_plane.location, "indicator": imaging_plane.indicator}
+    if nwbfile is not None:
+        start = nwbfile.session_start_time
+        facts |= {
+            "session_description": nwbfile.session_description,
+            "identifier": nwbfile.identifier,
+            "session_id": nwbfile.session_id,
+            "session_start_time": None if start is None else start.isoformat(),
+            "subject_id": None if nwbfile.subject is None else nwbfile.subject.subject_id,
+        }
+    return {k: v for k, v in facts.items() if v is not None}
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, DataWarning, stacklevel=3)
