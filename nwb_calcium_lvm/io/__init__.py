@@ -1,5 +1,7 @@
 """Reading and writing NWB files and Suite2p folders; needs neither JAX nor a model."""
 
 from nwb_calcium_lvm.io.nwb_read import describe_nwb, read_nwb
+from nwb_calcium_lvm.io.suite2p import read_suite2p
+from nwb_calcium_lvm.io.suite2p_write import write_suite2p
 
-__all__ = ["describe_nwb", "read_nwb"]
+__all__ = ["describe_nwb", "read_nwb", "read_suite2p", "write_suite2p"]

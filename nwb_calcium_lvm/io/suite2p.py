@@ -1,0 +1,302 @@
+"""Reading Suite2p folders: accepted cells, neuropil, baseline and dF/F as the folder's own settings say."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nwb_calcium_lvm._recording_checks import shorten
+from nwb_calcium_lvm.exceptions import DataError, DataWarning
+from nwb_calcium_lvm.indicators import Indicator
+from nwb_calcium_lvm.io._suite2p_folder import Layout, Plane, find_layout, frames_of, read_combined, read_plane
+from nwb_calcium_lvm.preprocessing import METHODS, constant_rois, dff_from_raw, noise_level
+from nwb_calcium_lvm.provenance import Source
+from nwb_calcium_lvm.recording import Recording
+
+_BLOCK = 64  # ROIs worked on at a time, so that memory holds the result and little more
+_SUITE2P_DEFAULT_RATE = 10.0
+_DEFAULTS = {"neuropil_coefficient": 0.7, "baseline": "maximin", "window": 60.0, "sigma": 10.0, "percentile": 8.0}
+
+
+def read_suite2p(
+    folder: str | os.PathLike[str],
+    *,
+    plane: int | None = None,
+    accepted: bool = True,
+    neuropil_coefficient: float | None = None,
+    baseline: str | None = None,
+    sampling_rate: float | None = None,
+    indicator: str | Indicator | None = None,
+    strict: bool = False,
+) -> Recording:
+    """Read a folder written by Suite2p (0.7 to 1.1) as dF/F.
+
+    dF/F is (Fc - F0) / F0, where Fc = F - k (Fneu - median Fneu) and F0 is the baseline of Fc. Frames that
+    registration marked as bad, and samples that are NaN, are masked, and interpolated before the baseline is taken.
+
+    Parameters
+    ----------
+    folder : path
+        ``suite2p/``, the folder that holds it, ``planeN/`` or ``combined/``.
+    plane : int, optional
+        Number of the plane, as in ``planeN``. Default: the only one, or all planes together, cut to the shortest.
+    accepted : bool
+        Keep only ROIs that ``iscell.npy`` accepts.
+    neuropil_coefficient : float, optional
+        k; 0 subtracts nothing. Default: as the folder says, usually 0.7.
+    baseline : {"maximin", "percentile", "constant", "constant_percentile"}, optional
+        See :func:`nwb_calcium_lvm.preprocessing.baseline`. Default: as the folder says, usually ``"maximin"``; its
+        window, smoothing and percentile are the folder's too.
+    sampling_rate : float, optional
+        Frames per second and plane. Default: as the folder says.
+    indicator : str or Indicator, optional
+        Such as ``"gcamp6s"``.
+    strict : bool
+        Raise an error, instead of warning and leaving them out, for ROIs that have no dF/F.
+
+    Returns
+    -------
+    Recording
+        ``roi_ids`` are row numbers in the files read, counted on from plane to plane as in ``combined/``.
+        ``roi_metadata`` holds ``plane``, ``is_cell``, ``cell_probability``, ``is_red``, ``red_probability``,
+        ``position`` (y, x in pixels), ``npix`` and ``noise_level`` (% per square root of Hz) as far as known.
+
+    Raises
+    ------
+    DataError
+        If the folder is none of Suite2p's, its files disagree, no cell is accepted, or the rate is not known.
+    UnsafeFileError
+        If a settings file is a pickle that asks for more than data.
+    """
+    layout = find_layout(os.fspath(folder))
+    planes = _open(layout, plane)
+    rate = _rate(planes, sampling_rate)
+    n_frames = _shortest(planes)
+    chosen = [np.flatnonzero(p.is_cell) if accepted else np.arange(p.n_rois) for p in planes]
+    if not any(len(rows) for rows in chosen):
+        raise DataError(
+            f"No cell is accepted in {layout.root}: iscell.npy rejects all {sum(p.n_rois for p in planes)} ROIs. Pass "
+            "accepted=False to read them all, or accept cells in Suite2p."
+        )
+    steps = [_steps(p, neuropil_coefficient, baseline) for p in planes]
+    traces = _dff(planes, chosen, steps, n_frames, rate)
+    ids = np.concatenate([names[rows] for names, rows in zip(_ids(layout, planes), chosen, strict=True)])
+    kept = _usable_rois(traces, ids, strict)
+    numbers = np.concatenate([np.full(len(rows), p.number) for p, rows in zip(planes, chosen, strict=True)])
+    roi_metadata = {"plane": numbers, **_roi_metadata(planes, chosen), "noise_level": traces.noise}
+    return Recording(
+        traces.dff[:, kept],
+        sampling_rate=rate,
+        roi_ids=ids[kept],
+        mask=None if traces.mask is None else traces.mask[:, kept],
+        metadata=_metadata(planes, steps),
+        source=Source("suite2p", layout.root, table_rows=np.concatenate(chosen)[kept], planes=numbers[kept]),
+        roi_metadata={key: values[kept] for key, values in roi_metadata.items()},
+        indicator=indicator,
+    )
+
+
+# -- Planes ----------------------------------------------------------------------------------------------------------
+
+
+def _open(layout: Layout, wanted: int | None) -> list[Plane]:
+    """Open the plane asked for, or all that have ROIs, or say why there are none."""
+    if wanted is not None and layout.planes and wanted not in layout.planes:
+        raise DataError(f"There is no plane {wanted!r} in {layout.root}. It has: {shorten(list(layout.planes))}.")
+    if layout.combined:
+        planes = [p for p in read_combined(layout) if wanted in (None, p.number)]
+    else:
+        numbers = list(layout.planes) if wanted is None else [wanted]
+        opened = {number: read_plane(number, layout.planes[number]) for number in numbers}
+        planes = [p for p in opened.values() if p is not None]
+        flyback = {n for p in planes for i, n in enumerate(layout.planes) if i in p.settings.flyback}
+        empty = [n for n, p in opened.items() if p is None and n not in flyback]
+        if planes and empty:
+            _warn(f"{layout.root}: Suite2p found no ROIs in plane {shorten(empty)}; it is left out.")
+    if not planes:
+        where = f"plane {wanted} of {layout.root}" if wanted is not None else str(layout.root)
+        raise DataError(
+            f"Suite2p found no ROIs in {where}: there are no traces. Expected F.npy with at least one ROI. Run its "
+            "detection again with a lower threshold, or choose another plane."
+        )
+    return planes
+
+
+def _ids(layout: Layout, planes: Sequence[Plane]) -> list[NDArray[np.integer]]:
+    """Names of each plane's ROIs: rows of the files they are read from, counted on over planes read together."""
+    if layout.combined:
+        return [p.rows for p in planes]
+    first = np.cumsum([0, *(p.n_rois for p in planes)])
+    return [p.rows + start for p, start in zip(planes, first[:-1], strict=True)]
+
+
+def _rate(planes: Sequence[Plane], given: float | None) -> float:
+    if given is not None:
+        if not (np.isfinite(given) and given > 0):
+            raise DataError(f"sampling_rate={given!r} is not a rate. Expected frames per second, above 0.")
+        return float(given)
+    rates = {p.number: p.settings.sampling_rate for p in planes}
+    known = [r for r in rates.values() if r is not None and np.isfinite(r) and r > 0]
+    if len(known) < len(rates):
+        raise DataError(
+            f"{planes[0].folder} does not say its sampling rate (fs is {next(iter(rates.values()))}). Pass "
+            "sampling_rate= in frames per second and plane."
+        )
+    if max(known) > min(known) * 1.0001:
+        listing = ", ".join(f"plane {n}: {r:.6g} Hz" for n, r in rates.items())
+        raise DataError(
+            f"The planes have clocks of their own ({listing}), and a recording has one. Pass plane=N to read one of "
+            "them, or sampling_rate= if they are the same after all."
+        )
+    if known[0] == _SUITE2P_DEFAULT_RATE:
+        _warn(
+            f"{planes[0].folder} gives a sampling rate of exactly 10 Hz, which is Suite2p's default and often left "
+            "untouched. Pass sampling_rate= (10.0 if that is right)."
+        )
+    return known[0]
+
+
+def _shortest(planes: Sequence[Plane]) -> int:
+    n_frames = min(p.n_frames for p in planes)
+    longest = max(p.n_frames for p in planes)
+    if longest > n_frames:
+        _warn(
+            f"The planes have different numbers of frames ({frames_of(planes)}). All are cut to the shortest, "
+            f"{n_frames}. Pass plane=N to read one of them whole."
+        )
+    return n_frames
+
+
+# -- Traces ----------------------------------------------------------------------------------------------------------
+
+
+class _Steps(NamedTuple):
+    """How one plane's raw traces become dF/F."""
+
+    neuropil_coefficient: float
+    method: str
+    window: float
+    sigma: float
+    percentile: float
+
+
+class _Traces(NamedTuple):
+    dff: NDArray[np.floating]
+    mask: NDArray[np.bool_] | None
+    usable: NDArray[np.bool_]
+    dead: NDArray[np.bool_]
+    noise: NDArray[np.floating]
+
+
+def _steps(plane: Plane, coefficient: float | None, method: str | None) -> _Steps:
+    """Steps as asked for, else as the folder says, else Suite2p's defaults."""
+    said = {key: getattr(plane.settings, key) for key in _DEFAULTS}
+    chosen = {key: default if said[key] is None else said[key] for key, default in _DEFAULTS.items()}
+    names = (*METHODS, "prctile", "constant_prctile")
+    if method is None and chosen["baseline"] not in names:
+        _warn(
+            f"{plane.folder} takes no baseline that dF/F could use ({chosen['baseline']!r}); maximin is used. Pass "
+            "baseline= to choose."
+        )
+        chosen["baseline"] = "maximin"
+    k = chosen["neuropil_coefficient"] if coefficient is None else float(coefficient)
+    if plane.Fneu is None and k != 0:
+        _warn(f"{plane.folder} has no Fneu.npy, so no neuropil is subtracted. Pass neuropil_coefficient=0 if so meant.")
+        k = 0.0
+    return _Steps(k, method or chosen["baseline"], chosen["window"], chosen["sigma"], chosen["percentile"])
+
+
+def _dff(
+    planes: Sequence[Plane],
+    chosen: Sequence[NDArray[np.integer]],
+    steps: Sequence[_Steps],
+    n_frames: int,
+    rate: float,
+) -> _Traces:
+    n_rois = sum(len(rows) for rows in chosen)
+    # One ROI after the other in memory, as Suite2p has them: each block is written in one stretch.
+    traces = np.empty((n_rois, n_frames), np.float32).T
+    mask = np.ones((n_rois, n_frames), bool).T
+    usable, dead, noise = np.zeros(n_rois, bool), np.zeros(n_rois, bool), np.full(n_rois, np.nan)
+    start = 0
+    for plane, rows, step in zip(planes, chosen, steps, strict=True):
+        good = ~plane.bad_frames(n_frames)
+        for block in np.array_split(rows, range(_BLOCK, len(rows), _BLOCK)):
+            part = slice(start, start + len(block))
+            start += len(block)
+            F = _rows(plane.F, plane.rows[block], n_frames)
+            observed = np.isfinite(F) & good[:, None]
+            Fneu = None
+            if plane.Fneu is not None and step.neuropil_coefficient != 0:
+                Fneu = _rows(plane.Fneu, plane.rows[block], n_frames)
+                observed &= np.isfinite(Fneu)
+            traces[:, part], usable[part] = dff_from_raw(F, Fneu, sampling_rate=rate, mask=observed, **step._asdict())
+            mask[:, part] = observed
+            dead[part] = constant_rois(F, observed)
+            noise[part] = noise_level(traces[:, part], rate, observed)
+    return _Traces(traces, None if mask.all() else mask, usable, dead, noise)
+
+
+def _rows(traces: NDArray[np.floating], rows: NDArray[np.integer], n_frames: int) -> NDArray[np.floating]:
+    """Read rows of a file into memory, turned to (time, roi)."""
+    return np.asarray(traces[rows, :n_frames], np.float32).T
+
+
+def _usable_rois(traces: _Traces, ids: NDArray[np.integer], strict: bool) -> NDArray[np.integer]:
+    """Columns that have a dF/F; the others are named."""
+    reasons = []
+    if traces.dead.any():
+        reasons.append(f"ROI {shorten(ids[traces.dead])}: no good sample, or the same value in all frames")
+    dim = ~traces.usable & ~traces.dead
+    if dim.any():
+        reasons.append(
+            f"ROI {shorten(ids[dim])}: the baseline is not above the noise, so that dF/F has no scale (a neuropil "
+            "coefficient that is too large does this)"
+        )
+    if reasons:
+        message = f"{np.sum(~traces.usable)} of {len(ids)} ROIs have no dF/F. {'; '.join(reasons)}."
+        if strict:
+            raise DataError(f"{message} Expected dF/F for all, since strict=True; strict=False leaves them out.")
+        if not traces.usable.any():
+            raise DataError(f"{message} Nothing is left to read: check F.npy, Fneu.npy and the bad frames.")
+        _warn(f"{message} They are left out.")
+    return np.flatnonzero(traces.usable)
+
+
+# -- Metadata --------------------------------------------------------------------------------------------------------
+
+
+def _roi_metadata(planes: Sequence[Plane], chosen: Sequence[NDArray[np.integer]]) -> dict[str, NDArray[Any]]:
+    """What all planes know of their chosen ROIs."""
+    shared = set.intersection(*(set(p.roi_metadata) for p in planes)) - {"iplane"}
+    return {
+        key: np.concatenate([p.roi_metadata[key][rows] for p, rows in zip(planes, chosen, strict=True)])
+        for key in planes[0].roi_metadata
+        if key in shared
+    }
+
+
+def _metadata(planes: Sequence[Plane], steps: Sequence[_Steps]) -> dict[str, Any]:
+    first = planes[0].settings
+    metadata: dict[str, Any] = {
+        "software": "suite2p",
+        "software_version": first.version,
+        "tau": first.tau,
+        "planes": [p.number for p in planes],
+        "neuropil_coefficient": steps[0].neuropil_coefficient,
+        "baseline": dict(zip(("method", "window", "sigma", "percentile"), steps[0][1:], strict=True)),
+    }
+    if len(set(steps)) > 1:
+        _warn(
+            f"The planes were processed with different settings; each keeps its own. Noted is plane {planes[0].number}'s."
+        )
+    return {key: value for key, value in metadata.items() if value is not None}
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, DataWarning, stacklevel=4)
