@@ -157,7 +157,7 @@ class _Array(np.ndarray):
 
 def _plain(dtype: Any) -> np.dtype[Any]:
     if not isinstance(dtype, _Dtype):
-        raise ValueError(f"an array of type {dtype!r}; expected numbers, text or objects")
+        raise TypeError(f"an array of type {dtype!r}; expected numbers, text or objects")
     return dtype.dtype
 
 

@@ -244,7 +244,7 @@ def _trailing_zeros(files: _Files, rows: NDArray[np.integer]) -> int:
         if files.Fneu is not None:
             lit |= files.Fneu[rows, start:].any(axis=0)
         if lit.any():
-            return len(lit) - 1 - int(np.flatnonzero(lit)[-1])
+            return n_frames - start - 1 - int(np.flatnonzero(lit)[-1])
         if start == 0:
             return n_frames
         span *= 8

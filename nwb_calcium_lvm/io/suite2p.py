@@ -293,7 +293,8 @@ def _metadata(planes: Sequence[Plane], steps: Sequence[_Steps]) -> dict[str, Any
     }
     if len(set(steps)) > 1:
         _warn(
-            f"The planes were processed with different settings; each keeps its own. Noted is plane {planes[0].number}'s."
+            "The planes were processed with different settings, and each keeps its own; the metadata name those of "
+            f"plane {planes[0].number}."
         )
     return {key: value for key, value in metadata.items() if value is not None}
 

@@ -20,9 +20,13 @@ from nwb_calcium_lvm.provenance import Source
 from nwb_calcium_lvm.result import InferenceResult
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_SUITE2P_NAMES = frozenset(
-    ["f", "fneu", "f_chan2", "fneu_chan2", "spks", "iscell", "redcell", "stat", "ops", "db", "settings", "reg_outputs", "detect_outputs", "zcorr"]
-)
+_SUITE2P_NAMES = {"f", "fneu", "f_chan2", "fneu_chan2", "spks", "iscell", "redcell", "stat", "zcorr"} | {
+    "ops",
+    "db",
+    "settings",
+    "reg_outputs",
+    "detect_outputs",
+}
 
 
 def write_suite2p(result: InferenceResult, folder: str | os.PathLike[str], *, name: str) -> Path:
