@@ -1,0 +1,25 @@
+"""Pictures of recordings and of what was inferred from them.
+
+Every function takes arrays or an :class:`~nwb_calcium_lvm.InferenceResult`, draws into ``ax`` or a figure of its own,
+and returns it. None shows or closes anything or touches the current pyplot figure: save with
+``ax.figure.savefig(...)``, or pass ``ax=plt.gca()`` to draw where pyplot is.
+"""
+
+from nwb_calcium_lvm.plotting._events import states_around_event
+from nwb_calcium_lvm.plotting._model import likelihood_curve, model_selection, rates_by_state, transition_matrix
+from nwb_calcium_lvm.plotting._overview import overview
+from nwb_calcium_lvm.plotting._style import state_colors
+from nwb_calcium_lvm.plotting._time import state_probabilities, states, traces
+
+__all__ = [
+    "likelihood_curve",
+    "model_selection",
+    "overview",
+    "rates_by_state",
+    "state_colors",
+    "state_probabilities",
+    "states",
+    "states_around_event",
+    "traces",
+    "transition_matrix",
+]
