@@ -40,7 +40,7 @@ class Trials:
 
 
 def coerce(estimator: Any, X: Any, *, groups: Any = None, reset: bool) -> Trials:
-    """Turn X into :class:`Trials`, checking that it fits what the estimator was fitted on (or recording that, on reset).
+    """Turn X into :class:`Trials`, checking it against what the estimator was fitted on (or noting that, on reset).
 
     Raises
     ------
@@ -70,7 +70,8 @@ def _from_source(X: Any) -> Trials | None:
         return Trials(X, "recording")
     if isinstance(X, str | os.PathLike):
         return Trials(read(Path(X)), "recording")
-    if type(X).__module__.split(".")[0] in ("pynwb", "hdmf", "h5py") or hasattr(X, "read") and hasattr(X, "seek"):
+    is_file_object = hasattr(X, "read") and hasattr(X, "seek")
+    if is_file_object or type(X).__module__.split(".")[0] in ("pynwb", "hdmf", "h5py"):
         from nwb_calcium_lvm.io import read_nwb
 
         return Trials(read_nwb(X), "recording")

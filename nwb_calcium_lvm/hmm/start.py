@@ -99,6 +99,13 @@ def cluster(features: NDArray[np.floating], n_states: int, rng: np.random.Random
     return model.predict(scaled)
 
 
+def complete(labels: NDArray[np.integer], features: NDArray[np.floating], n_states: int) -> NDArray[np.integer]:
+    """Give each frame labelled -1 the state whose known frames are nearest, in features (time, roi)."""
+    centres = np.stack([features[labels == k].mean(axis=0) for k in range(n_states)])
+    distance = (features**2).sum(axis=1)[:, None] - 2 * features @ centres.T + (centres**2).sum(axis=1)
+    return np.where(labels >= 0, labels, np.argmin(distance, axis=1))
+
+
 def spike_start(
     e: NDArray[np.floating], kept: NDArray[np.bool_]
 ) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:

@@ -115,7 +115,7 @@ class CalciumEmission:
         )
 
     def maximise(self, params: Params, statistics: Statistics, prior: Prior) -> Params:
-        """Closed form: rates, then (α, b, c) jointly by least squares, then σ²; constraints never lower the objective."""
+        """Closed form: rates, then (α, b, c) by least squares, then σ²; constraints never lower the objective."""
         s = statistics
         rates = (prior.frames * prior.mean + s.spikes) / jnp.maximum(prior.frames + s.occupancy, 1e-300)
         theta = self._regression(params, s, prior)

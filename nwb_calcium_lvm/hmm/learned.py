@@ -1,0 +1,99 @@
+"""The fitted attributes of CalciumHMM and the arrays of the compiled functions, one made from the other."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from nwb_calcium_lvm.exceptions import DataWarning
+from nwb_calcium_lvm.hmm.em import Model
+from nwb_calcium_lvm.hmm.emissions import (
+    CalciumEmission,
+    Emission,
+    GaussianEmission,
+    PoissonEmission,
+    calcium,
+    gaussian,
+    poisson,
+)
+from nwb_calcium_lvm.hmm.inference import Chain
+from nwb_calcium_lvm.hmm.plans import Plan
+
+_PER_STATE = ("initial_probs_", "spikes_per_frame_", "means_", "variances_")
+
+
+def emission(estimator: Any) -> Emission:
+    """Return the emission of a fitted estimator."""
+    if estimator.observation == "calcium":
+        return CalciumEmission(order=estimator.ar_order, max_spikes=int(estimator.max_spikes_per_frame_))
+    if estimator.observation == "poisson":
+        return PoissonEmission()
+    return GaussianEmission(order=estimator.ar_order if estimator.observation == "ar_gaussian" else 0)
+
+
+def model(estimator: Any) -> Model:
+    """Return the model of a fitted estimator as JAX arrays, in the units of the data; call it under x64."""
+    chain = Chain(estimator.initial_probs_, estimator.transition_matrix_)
+    params: Any
+    if estimator.observation == "calcium":
+        intercept = estimator.baseline_ * (1.0 - estimator.ar_coefs_.sum(axis=1))
+        params = calcium.Params(
+            estimator.spikes_per_frame_,
+            estimator.ar_coefs_,
+            estimator.spike_amplitude_,
+            estimator.noise_variance_,
+            intercept,
+        )
+    elif estimator.observation == "poisson":
+        params = poisson.Params(estimator.spikes_per_frame_)
+    else:
+        params = gaussian.Params(estimator.means_, estimator.variances_, estimator.ar_coefs_)
+    return jax.tree.map(jnp.asarray, Model(chain, params))
+
+
+def store(estimator: Any, chain: Chain, params: Any) -> None:
+    """Set the fitted attributes from a chain and from parameters in the units of the data."""
+    estimator.initial_probs_ = np.asarray(chain.initial_probs)
+    estimator.transition_matrix_ = np.asarray(chain.transition_matrix)
+    for name in ("spikes_per_frame_", "spike_amplitude_", "noise_variance_", "baseline_", "means_", "variances_"):
+        if hasattr(estimator, name):  # of an earlier fit with another observation model
+            delattr(estimator, name)
+    if isinstance(params, calcium.Params):
+        estimator.spikes_per_frame_ = params.rates
+        estimator.ar_coefs_ = params.ar_coefs
+        estimator.spike_amplitude_ = params.spike_amplitude
+        estimator.noise_variance_ = params.noise_variance
+        estimator.baseline_ = params.intercept / (1.0 - params.ar_coefs.sum(axis=1))
+    elif isinstance(params, poisson.Params):
+        estimator.spikes_per_frame_ = params.rates
+    else:
+        estimator.means_, estimator.variances_, estimator.ar_coefs_ = params
+
+
+def reorder(estimator: Any, order: NDArray[np.integer]) -> None:
+    """Renumber the states: state i becomes what state ``order[i]`` was."""
+    for name in _PER_STATE:
+        if hasattr(estimator, name):
+            setattr(estimator, name, getattr(estimator, name)[order])
+    estimator.transition_matrix_ = estimator.transition_matrix_[np.ix_(order, order)]
+
+
+def warn_beyond_grid(estimator: Any, plan: Plan) -> None:
+    """Warn where the largest jump of a trace needs more spikes than the grid of counts holds."""
+    c = estimator.spike_amplitude_ / plan.sd
+    largest = np.where(plan.kept, plan.signal, -np.inf).max(axis=0)
+    beyond = largest > (estimator.max_spikes_per_frame_ + 0.5) * c
+    if beyond.any():
+        names = ", ".join(str(i) for i in estimator.roi_ids_[beyond][:8])
+        warnings.warn(
+            f"{beyond.sum()} ROIs jump by more than {estimator.max_spikes_per_frame_} spikes in a frame ({names}"
+            f"{', ...' if beyond.sum() > 8 else ''}): single spikes are small against the noise there, or frames hold "
+            "artefacts. Look at these traces; raise max_spikes_per_frame if the jumps are real.",
+            DataWarning,
+            stacklevel=4,
+        )
