@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -39,10 +40,10 @@ class ARGaussianParams(NamedTuple):
         Intercept b, in units of the trace.
     """
 
-    ar_coefs: ArrayLike
-    gain: ArrayLike
-    noise_variance: ArrayLike
-    intercept: ArrayLike
+    ar_coefs: Array | np.ndarray
+    gain: Array | np.ndarray
+    noise_variance: Array | np.ndarray
+    intercept: Array | np.ndarray
 
 
 def log_likelihood(

@@ -82,6 +82,7 @@ def innovations(y: ArrayLike, ar_coefs: ArrayLike, intercept: ArrayLike) -> Arra
     return y - predicted - jnp.asarray(intercept)
 
 
+@jax.jit
 def autoregress(drive: ArrayLike, mean_drive: ArrayLike, ar_coefs: ArrayLike, starts: ArrayLike | None = None) -> Array:
     """Run ``y_t = sum_i alpha_i y_{t-i} + drive_t``.
 

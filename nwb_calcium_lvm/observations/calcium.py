@@ -48,10 +48,10 @@ class CalciumParams(NamedTuple):
         Intercept b, in units of the trace; ``b / (1 - sum alpha)`` is the baseline without spikes.
     """
 
-    ar_coefs: ArrayLike
-    spike_amplitude: ArrayLike
-    noise_variance: ArrayLike
-    intercept: ArrayLike
+    ar_coefs: Array | np.ndarray
+    spike_amplitude: Array | np.ndarray
+    noise_variance: Array | np.ndarray
+    intercept: Array | np.ndarray
 
 
 class CountMoments(NamedTuple):
@@ -114,7 +114,7 @@ def posterior_counts(
     amplitude, variance = _rows(params, innovation)
     _, mean, spread = _moments(window, innovation, amplitude, variance, log_rate)
     rate = jnp.exp(log_rate)
-    return CountMoments(jnp.where(ok, mean, rate), jnp.where(ok, spread, rate))
+    return CountMoments(jnp.where(ok, mean, rate), jnp.where(ok, jnp.maximum(spread, 0.0), rate))
 
 
 def expected_counts(
@@ -148,11 +148,11 @@ def _rows(params: CalciumParams, like: Array) -> tuple[Array, Array]:
     )
 
 
-def _window_start(window: int, innovation: Array, amplitude: Array, variance: Array, log_rate: Array) -> Array:
-    """Return the smallest count of the window, a constant to differentiation.
+def _mode(innovation: Array, amplitude: Array, variance: Array, log_rate: Array) -> Array:
+    """Return the count with (about) the largest term of the sum, a constant to differentiation.
 
-    The mode of the terms solves ``log r + k r = log lambda + c e / sigma2``, ``k = c**2 / sigma2``. In ``u = log r``
-    the left side is convex and increasing and the start lies above the root, so that Newton's steps go down to it.
+    It solves ``log r + k r = log lambda + c e / sigma2``, ``k = c**2 / sigma2``. In ``u = log r`` the left side is
+    convex and increasing and the start lies above the root, so that Newton's steps go down to it.
     """
     innovation, amplitude, variance, log_rate = jax.lax.stop_gradient((innovation, amplitude, variance, log_rate))
     curvature = amplitude**2 / variance
@@ -161,25 +161,45 @@ def _window_start(window: int, innovation: Array, amplitude: Array, variance: Ar
     for _ in range(NEWTON_STEPS):
         pull = curvature * jnp.exp(u)
         u = u - (u + pull - target) / (1 + pull)
-    return jnp.maximum(jnp.round(jnp.exp(u)) - window // 2, 0.0)
+    return jnp.round(jnp.exp(u))
 
 
+@partial(jax.jit, static_argnums=0)
 def _moments(
     window: int, innovation: Array, amplitude: Array, variance: Array, log_rate: Array
 ) -> tuple[Array, Array, Array]:
-    """Return the log of the sum over counts, and mean and variance of the count under its normalised terms."""
-    first = _window_start(window, innovation, amplitude, variance, log_rate)
-    offsets = jnp.arange(window, dtype=first.dtype)
-    counts = first[..., None] + offsets
-    residual = innovation[..., None] - amplitude[..., None] * counts
-    terms = counts * log_rate[..., None] - gammaln(counts + 1) - 0.5 * residual**2 / variance[..., None]
-    largest = jax.lax.stop_gradient(jnp.max(terms, axis=-1))
-    weights = jnp.exp(terms - largest[..., None])
-    total = jnp.sum(weights, axis=-1)
-    offset = jnp.sum(weights * offsets, axis=-1) / total
-    spread = jnp.sum(weights * (offsets - offset[..., None]) ** 2, axis=-1) / total
+    """Return the log of the sum over counts, and mean and variance of the count under its normalised terms.
+
+    The counts run in a loop, so that memory does not grow with the window; compiled, for calls outside ``jax.jit``.
+    """
+    mode = _mode(innovation, amplitude, variance, log_rate)
+    first = jnp.maximum(mode - window // 2, 0.0)
+
+    def term(step: Array, log_factorial: Array) -> tuple[Array, Array, Array]:
+        count = first + step
+        log_factorial = log_factorial + jnp.where(step > 0, jnp.log(jnp.maximum(count, 1.0)), 0.0)
+        residual = innovation - amplitude * count
+        return count, log_factorial, count * log_rate - log_factorial - 0.5 * residual**2 / variance
+
+    def find_largest(step: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        _, log_factorial, value = term(step, carry[0])
+        return log_factorial, jnp.maximum(carry[1], value)
+
+    def add(step: Array, carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        log_factorial, total, first_moment, second_moment = carry
+        count, log_factorial, value = term(step, log_factorial)
+        weight = jnp.exp(value - largest)
+        # Moments about the mode, not about zero, so that a small variance does not drown in round-off.
+        weighted = weight * (count - mode)
+        return log_factorial, total + weight, first_moment + weighted, second_moment + weighted * (count - mode)
+
+    start, zero = gammaln(first + 1), jnp.zeros_like(innovation)
+    _, largest = jax.lax.fori_loop(0, window, find_largest, (start, jnp.full_like(innovation, -jnp.inf)))
+    largest = jax.lax.stop_gradient(largest)
+    _, total, offset, square = jax.lax.fori_loop(0, window, add, (start, zero, zero, zero))
+    offset = offset / total
     log_sum = largest + jnp.log(total) - jnp.exp(log_rate) - 0.5 * jnp.log(2 * jnp.pi * variance)
-    return log_sum, first + offset, spread
+    return log_sum, mode + offset, square / total - offset**2
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -192,7 +212,7 @@ def _log_marginal_jvp(
     window: int, primals: tuple[Array, Array, Array, Array], tangents: tuple[Array, Array, Array, Array]
 ) -> tuple[Array, Array]:
     # The derivatives need only the posterior's mean and variance, so that backpropagation keeps (T, N) arrays and
-    # not the (T, N, window) terms.
+    # nothing per count.
     innovation, amplitude, variance, log_rate = primals
     log_sum, mean, spread = _moments(window, *primals)
     residual = innovation - amplitude * mean

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -34,9 +35,9 @@ class GaussianParams(NamedTuple):
         Variance sigma2, in squared units of the trace, > 0.
     """
 
-    offset: ArrayLike
-    gain: ArrayLike
-    noise_variance: ArrayLike
+    offset: Array | np.ndarray
+    gain: Array | np.ndarray
+    noise_variance: Array | np.ndarray
 
 
 def log_likelihood(
