@@ -36,6 +36,8 @@ def as_traces(dff: ArrayLike, roi_ids: ArrayLike | None) -> NDArray[np.floating]
 
 def as_roi_ids(roi_ids: ArrayLike | None, shape: Sequence[int]) -> NDArray[Any]:
     ids = np.arange(shape[1]) if roi_ids is None else np.asarray(roi_ids)
+    if ids.ndim != 1:
+        raise DataError(f"roi_ids has shape {ids.shape}; expected one name per ROI, ({shape[1]},).")
     values, counts = np.unique(ids, return_counts=True)
     if len(values) != len(ids):
         raise DataError(f"roi_ids repeat: {shorten(values[counts > 1])}. Expected unique ids.")
@@ -115,6 +117,19 @@ def split_at_gaps(times: NDArray[np.floating] | None, n_frames: int) -> Segments
     return Segments(np.column_stack([starts, np.append(starts[1:], n_frames)]))
 
 
+def check_segments(segments: Segments, n_frames: int) -> None:
+    bounds, ids = segments.bounds, segments.trial_ids
+    starts = np.concatenate([[0], bounds[:-1, 1]])
+    if bounds[-1, 1] != n_frames or np.any(bounds[:, 0] != starts) or np.any(bounds[:, 1] <= bounds[:, 0]):
+        raise DataError(
+            f"The segments {shorten(bounds)} do not hold the {n_frames} frames of dff one after the other. Expected "
+            "bounds (first frame, frame after the last) from 0 to the number of frames, each beginning where the one "
+            "before ends."
+        )
+    if ids is not None and len(ids) != len(bounds):
+        raise DataError(f"There are {len(bounds)} segments but {len(ids)} trial ids; expected one for each.")
+
+
 def as_trials(trials: Any) -> dict[str, NDArray[Any]] | None:
     if trials is None:
         return None
@@ -128,17 +143,35 @@ def as_trials(trials: Any) -> dict[str, NDArray[Any]] | None:
     lengths = {k: len(v) for k, v in table.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"The columns of the trials table differ in length: {lengths}.")
-    table.setdefault("id", np.arange(len(table["start_time"])))
+    # pandas keeps the ids of an NWB table in the index.
+    index = getattr(trials, "index", None)
+    rows = np.asarray(index) if getattr(index, "name", None) == "id" else np.arange(len(table["start_time"]))
+    table.setdefault("id", rows)
     return table
 
 
 def rows_of(ids: Any, known: NDArray[Any]) -> NDArray[np.integer]:
-    rows = {value: i for i, value in enumerate(known.tolist())}
+    rows: dict[Any, list[int]] = {}
+    for i, value in enumerate(known.tolist()):  # a trial that a gap runs through is several segments
+        rows.setdefault(value, []).append(i)
     wanted = np.atleast_1d(np.asarray(ids)).tolist()
     unknown = [i for i in wanted if i not in rows]
     if unknown:
         raise DataError(f"There are no trials {shorten(unknown)}. Known: {shorten(known)}.")
-    return np.array([rows[i] for i in wanted], int)
+    return np.array([row for i in wanted for row in rows[i]], int)
+
+
+def split_at(
+    bounds: NDArray[np.integer], ids: NDArray[Any], borders: NDArray[np.integer]
+) -> tuple[NDArray[np.integer], NDArray[Any]]:
+    """Cut runs of frames (first, after the last) at the given frames; the pieces keep the id of the whole."""
+    pieces = [
+        (np.concatenate([[a], inner]), np.concatenate([inner, [b]]))
+        for a, b in bounds
+        for inner in [borders[(borders > a) & (borders < b)]]
+    ]
+    cut = np.concatenate([np.column_stack(piece) for piece in pieces]).astype(int)
+    return cut, np.repeat(ids, [len(starts) for starts, _ in pieces])
 
 
 def nearest(clock: NDArray[np.floating], times: NDArray[np.floating]) -> NDArray[np.integer]:

@@ -18,9 +18,11 @@ from nwb_calcium_lvm._recording_checks import (
     as_timestamps,
     as_traces,
     as_trials,
+    check_segments,
     nearest,
     rows_of,
     shorten,
+    split_at,
     split_at_gaps,
 )
 from nwb_calcium_lvm.exceptions import DataError, DataWarning
@@ -122,8 +124,7 @@ class Recording:
         self.sampling_rate = as_rate(sampling_rate, self._timestamps, segments)
         self.starting_time = float(starting_time if self._timestamps is None else self._timestamps[0])
         self.segments = segments if segments is not None else split_at_gaps(self._timestamps, n_frames)
-        if int(self.segments.lengths.sum()) != n_frames:
-            raise DataError(f"The segments hold {self.segments.lengths.sum()} frames but dff has {n_frames}.")
+        check_segments(self.segments, n_frames)
         self.trials = as_trials(trials)
         self.metadata = dict(metadata or {})
         self.source = source or Source()
@@ -292,7 +293,7 @@ class Recording:
     # -- Trials ---------------------------------------------------------------------------------------------------
 
     def select_trials(self, ids: Any = None) -> Recording:
-        """Return the frames of the given trials, each trial a segment.
+        """Return the frames of the given trials, each trial a segment (several, where it runs over a gap).
 
         Parameters
         ----------
@@ -304,7 +305,7 @@ class Recording:
         else:
             table = self._trial_table()
             known = table["id"]
-            times = self.timestamps
+            times = self._rising_clock()
             bounds = np.column_stack(
                 [np.searchsorted(times, table["start_time"]), np.searchsorted(times, table["stop_time"])]
             )
@@ -336,7 +337,7 @@ class Recording:
             times = np.atleast_1d(np.asarray(event, float))
             ids = np.arange(len(times))
         n = max(1, round((stop - start) * self.sampling_rate))
-        clock, labels = self.timestamps, self.segments.labels()
+        clock, labels = self._rising_clock(), self.segments.labels()
         present = np.isfinite(times)
         first = nearest(clock, np.where(present, times, clock[0]) + start)
         last = first + n - 1
@@ -368,6 +369,15 @@ class Recording:
             )
         return self.trials
 
+    def _rising_clock(self) -> NDArray[np.floating]:
+        times = self.timestamps
+        if np.any(np.diff(times) <= 0):
+            raise DataError(
+                "The frames of this recording are not in the order of time (it was cut into windows that overlap, or "
+                "reordered), so trials cannot be found in it. Cut them from the recording as it was read."
+            )
+        return times
+
     def _from_bounds(self, bounds: NDArray[np.integer], ids: NDArray[Any]) -> Recording:
         empty = bounds[:, 1] <= bounds[:, 0]
         if empty.any():
@@ -379,6 +389,7 @@ class Recording:
             bounds, ids = bounds[~empty], ids[~empty]
         if len(bounds) == 0:
             raise DataError("No trial holds a frame. Are the trials' times on the recording's clock (s)?")
+        bounds, ids = split_at(bounds, ids, self.segments.bounds[1:, 0])
         frames = np.concatenate([np.arange(a, b) for a, b in bounds])
         ends = np.cumsum(bounds[:, 1] - bounds[:, 0])
         segments = Segments(np.column_stack([np.concatenate([[0], ends[:-1]]), ends]), ids)
