@@ -187,6 +187,9 @@ _ARRAY_CLASS = _Maker(_empty_array)
 _MAKERS: dict[tuple[str, str], _Maker] = {
     ("numpy", "ndarray"): _ARRAY_CLASS,
     ("numpy", "dtype"): _Maker(_Dtype),
+    ("builtins", "complex"): _Maker(complex),
+    ("builtins", "frozenset"): _Maker(frozenset),
+    ("builtins", "set"): _Maker(set),
     ("collections", "OrderedDict"): _Maker(_ordered_dict),
     ("datetime", "datetime"): _Maker(datetime.datetime),
     ("datetime", "date"): _Maker(datetime.date),

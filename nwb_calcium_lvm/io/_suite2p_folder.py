@@ -22,6 +22,7 @@ from nwb_calcium_lvm.io._pickle import read_array, read_objects
 _PLANE = re.compile(r"plane(\d+)")
 _SETTINGS_FILES = ("ops.npy", "settings.npy", "db.npy", "reg_outputs.npy")  # what comes later overrules
 _MARKS = ("F.npy", "stat.npy", *_SETTINGS_FILES)
+_TOP_FILES = {"settings.npy", "db.npy"}  # lie in suite2p/ too, since 1.0
 
 
 # -- Which folders ---------------------------------------------------------------------------------------------------
@@ -50,14 +51,16 @@ def find_layout(folder: str | Path) -> Layout:
     name = _PLANE.fullmatch(root.name)
     if root.name == "combined" and _is_marked(root):
         return Layout(root, _plane_folders(root.parent), combined=True)
-    if _is_marked(root) and not _plane_folders(root):
-        return Layout(root, {int(name[1]) if name else 0: root})
+    if name and _is_marked(root):
+        return Layout(root, {int(name[1]): root})
     for candidate in (root, root / "suite2p"):
         planes = _plane_folders(candidate)
         if planes:
             return Layout(candidate, planes)
         if _is_marked(candidate / "combined"):
             return Layout(candidate / "combined", {}, combined=True)
+    if _is_marked(root, set(_MARKS) - _TOP_FILES):  # a planeN/ under another name
+        return Layout(root, {0: root})
     inside = sorted(p.name for p in root.iterdir())
     listing = ", ".join(inside[:6]) + (", ..." if len(inside) > 6 else "") if inside else "nothing; it is empty"
     raise DataError(
@@ -73,8 +76,8 @@ def _plane_folders(folder: Path) -> dict[int, Path]:
     return dict(sorted((int(match[1]), path) for match, path in named if match and _is_marked(path)))
 
 
-def _is_marked(folder: Path) -> bool:
-    return any((folder / mark).is_file() for mark in _MARKS)
+def _is_marked(folder: Path, marks: Iterable[str] = _MARKS) -> bool:
+    return any((folder / mark).is_file() for mark in marks)
 
 
 # -- Settings --------------------------------------------------------------------------------------------------------
