@@ -224,6 +224,16 @@ def test_many_rois_come_in_blocks(tmp_path, monkeypatch):
     np.testing.assert_array_equal(parts.dff, whole.dff)
 
 
+def test_cells_sorted_by_hand_in_the_combined_view_are_not_lost_silently(tmp_path):
+    root = write_suite2p_folder(tmp_path, [FakePlane(), FakePlane(seed=1)], combined=True)
+    iscell = np.load(root / "combined" / "iscell.npy")
+    iscell[0, 0] = 0
+    np.save(root / "combined" / "iscell.npy", iscell)
+    with pytest.warns(DataWarning, match="7 against 8.*read combined/ instead"):
+        assert 0 in read_suite2p(root).roi_ids
+    assert 0 not in read_suite2p(root / "combined").roi_ids
+
+
 def test_left_overs_of_older_versions_are_overruled(tmp_path):
     plane = FakePlane()
     root = write_suite2p_folder(tmp_path, [plane], "1.1")

@@ -237,6 +237,14 @@ def read_combined(layout: Layout) -> list[Plane]:
     return planes
 
 
+def combined_flags(layout: Layout, n_rois: int) -> NDArray[np.bool_] | None:
+    """Which ROIs ``combined/`` accepts, where it lies beside these planes and has as many."""
+    path = layout.root / "combined" / "iscell.npy"
+    if not path.is_file() or len(read_array(path)) != n_rois:
+        return None
+    return _flags(path, n_rois)[0]
+
+
 def _trailing_zeros(files: _Files, rows: NDArray[np.integer]) -> int:
     """Count the frames at the end in which every trace of these rows is exactly zero."""
     n_frames = files.F.shape[1]

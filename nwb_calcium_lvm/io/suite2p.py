@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from nwb_calcium_lvm._recording_checks import shorten
 from nwb_calcium_lvm.exceptions import DataError, DataWarning
 from nwb_calcium_lvm.indicators import Indicator
-from nwb_calcium_lvm.io._suite2p_folder import Layout, Plane, find_layout, frames_of, read_combined, read_plane
+from nwb_calcium_lvm.io._suite2p_folder import (
+    Layout,
+    Plane,
+    combined_flags,
+    find_layout,
+    frames_of,
+    read_combined,
+    read_plane,
+)
 from nwb_calcium_lvm.preprocessing import METHODS, constant_rois, dff_from_raw, noise_level
 from nwb_calcium_lvm.provenance import Source
 from nwb_calcium_lvm.recording import Recording
@@ -118,6 +126,13 @@ def _open(layout: Layout, wanted: int | None) -> list[Plane]:
         empty = [n for n, p in opened.items() if p is None and n not in flyback]
         if planes and empty:
             _warn(f"{layout.root}: Suite2p found no ROIs in plane {shorten(empty)}; it is left out.")
+        curated = combined_flags(layout, sum(p.n_rois for p in planes)) if wanted is None else None
+        if curated is not None and np.any(curated != np.concatenate([p.is_cell for p in planes])):
+            _warn(
+                f"{layout.root / 'combined'} accepts other cells than the planes' own iscell.npy, which are used: "
+                f"{curated.sum()} against {sum(p.is_cell.sum() for p in planes)}. If cells were sorted by hand in the "
+                "combined view, read combined/ instead."
+            )
     if not planes:
         where = f"plane {wanted} of {layout.root}" if wanted is not None else str(layout.root)
         raise DataError(
@@ -247,8 +262,8 @@ def _rows(traces: NDArray[np.floating], rows: NDArray[np.integer], n_frames: int
     return np.asarray(traces[rows, :n_frames], np.float32).T
 
 
-def _usable_rois(traces: _Traces, ids: NDArray[np.integer], strict: bool) -> NDArray[np.integer]:
-    """Columns that have a dF/F; the others are named."""
+def _usable_rois(traces: _Traces, ids: NDArray[np.integer], strict: bool) -> slice | NDArray[np.integer]:
+    """Columns that have a dF/F; the others are named. A slice where that is all of them, so that nothing is copied."""
     reasons = []
     if traces.dead.any():
         reasons.append(f"ROI {shorten(ids[traces.dead])}: no good sample, or the same value in all frames")
@@ -265,7 +280,8 @@ def _usable_rois(traces: _Traces, ids: NDArray[np.integer], strict: bool) -> NDA
         if not traces.usable.any():
             raise DataError(f"{message} Nothing is left to read: check F.npy, Fneu.npy and the bad frames.")
         _warn(f"{message} They are left out.")
-    return np.flatnonzero(traces.usable)
+        return np.flatnonzero(traces.usable)
+    return slice(None)
 
 
 # -- Metadata --------------------------------------------------------------------------------------------------------
