@@ -59,7 +59,7 @@ def _h5(file: Any) -> Iterator[h5py.File]:
     except OSError as error:
         remedy = (
             "Another program has it open for writing; close it there"
-            if "lock" in str(error)
+            if "unable to lock" in str(error) or "already open" in str(error)
             else "Expected an NWB file, which is HDF5; this is not one, or its download or copy is incomplete"
         )
         raise DataError(f"{file} cannot be opened. {remedy}. ({error})") from error

@@ -143,7 +143,7 @@ def choose(
         return [_pair(trace, candidates, neuropil)]
     usable = [c for c in candidates if not c.problem]
     usable = _of_plane(usable, plane) if plane is not None else usable
-    pairs = [_pair(c, usable, neuropil) for c in usable if c.kind == "raw"]
+    pairs = [_pair(c, candidates, neuropil) for c in usable if c.kind == "raw"]
     groups = {kind: [Pick(c, None) for c in usable if c.kind == kind] for kind in _PREFERENCE}
     groups["raw+neuropil"] = pairs if neuropil is False else [p for p in pairs if p.neuropil is not None]
     for kind in _PREFERENCE:
@@ -218,6 +218,7 @@ def _pair(trace: Candidate, candidates: Sequence[Candidate], neuropil: str | boo
         c
         for c in candidates
         if c.kind == "neuropil"
+        and not c.problem
         and (c.shape, c.plane, c.channel) == (trace.shape, trace.plane, trace.channel)
         and c.series.rois.table is trace.series.rois.table
         and np.array_equal(c.rows, trace.rows)
