@@ -229,7 +229,7 @@ def test_cells_sorted_by_hand_in_the_combined_view_are_not_lost_silently(tmp_pat
     iscell = np.load(root / "combined" / "iscell.npy")
     iscell[0, 0] = 0
     np.save(root / "combined" / "iscell.npy", iscell)
-    with pytest.warns(DataWarning, match="7 against 8.*read combined/ instead"):
+    with pytest.warns(DataWarning, match="5 against 6.*read combined/ instead"):
         assert 0 in read_suite2p(root).roi_ids
     assert 0 not in read_suite2p(root / "combined").roi_ids
 
