@@ -127,6 +127,14 @@ def test_rates_are_sorted_by_preferred_state_and_named(result):
     np.testing.assert_array_equal(np.asarray(unsorted.images[0].get_array()), rates)
 
 
+def test_models_without_spikes_show_the_means_of_their_traces(result):
+    result.parameters["state_means"] = result.parameters.pop("state_rates")._replace(unit="a.u.")
+    ax = plotting.rates_by_state(result)
+    assert ax.images[0].colorbar.ax.get_ylabel() == "Mean (a.u.)"
+    titles = [ax.get_title() for ax in plotting.overview(result).axes]
+    assert "Mean of the trace in each state" in titles
+
+
 def test_silent_population_has_a_heat_map_too():
     draw(plotting.rates_by_state(np.zeros((4, 2))))
 
@@ -142,7 +150,9 @@ def test_transition_matrix_prints_percentages():
 def test_likelihood_curve_shows_the_history(result):
     ax = plotting.likelihood_curve(result)
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), [-50.0, -20.0, -11.0, -10.0])
-    assert "nats" in ax.get_ylabel()
+    assert ax.get_ylabel() == "Log-likelihood (nats)"
+    result.model["objective"] = "log posterior density (nats)"
+    assert plotting.likelihood_curve(result).get_ylabel() == "Log posterior density (nats)"
     steep = plotting.likelihood_curve(np.concatenate([[-1e9], np.linspace(-10.0, -9.0, 20)]))
     low, high = steep.get_ylim()
     assert low > -100

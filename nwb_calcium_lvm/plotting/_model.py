@@ -22,7 +22,7 @@ def rates_by_state(
     Parameters
     ----------
     rates : InferenceResult or array_like, shape (roi, state)
-        Rates, as ``state_rates`` of a result.
+        Rates, as ``state_rates`` of a result; of a result without spikes, the ``state_means`` of its traces.
     roi_ids : array_like, shape (roi,), optional
         Names of the ROIs, shown where there are few.
     unit : str, optional
@@ -32,27 +32,29 @@ def rates_by_state(
     ax : Axes, optional
         Where to draw.
     """
-    values = values_of(rates, "state_rates")
+    is_result = hasattr(rates, "parameters")
+    name = "state_means" if is_result and "state_rates" not in rates.parameters else "state_rates"
+    values = values_of(rates, name)
     if values.ndim != 2:
         raise ValueError(f"rates have shape {values.shape}; expected (roi, state).")
-    if hasattr(rates, "parameters"):
-        unit = rates.parameters["state_rates"].unit if unit is None else unit
+    if is_result:
+        unit = rates.parameters[name].unit if unit is None else unit
         roi_ids = rates.roi_ids if roi_ids is None else roi_ids
     names = np.arange(len(values)) if roi_ids is None else np.asarray(roi_ids)
     order = np.lexsort((-values.max(axis=1), values.argmax(axis=1))) if sort else np.arange(len(values))
     ax = new_axes(ax, (1.2 + 0.4 * values.shape[1], 4.0))
     # One hyperactive ROI must not hide the rest: the darkest colour stands for the 99th percentile and above.
-    top = float(np.quantile(values, 0.99))
+    low, top = min(0.0, float(values.min())), float(np.quantile(values, 0.99))
     image = ax.imshow(
         values[order],
         aspect="auto",
         interpolation="nearest",
         cmap="magma_r",
-        vmin=0.0,
-        vmax=top if top > 0 else 1.0,
+        vmin=low,
+        vmax=top if top > low else low + 1.0,
     )
     bar = ax.figure.colorbar(image, ax=ax, shrink=0.7, pad=0.02, extend="max" if top < values.max() else "neither")
-    bar.set_label(f"Rate ({unit or 'Hz'})", fontsize=9)
+    bar.set_label(f"{'Rate' if name == 'state_rates' else 'Mean'} ({unit or 'Hz'})", fontsize=9)
     bar.ax.tick_params(labelsize=8, length=2)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     if len(values) <= 30:
@@ -120,7 +122,8 @@ def likelihood_curve(history: Any, *, label: str | None = None, ax: Axes | None 
         raise ValueError(f"the history has shape {values.shape}; expected (iteration,), not empty.")
     if label is None:
         name = None if model is None else model.get("objective")
-        label = f"{name[:1].upper()}{name[1:]} (nats)" if isinstance(name, str) else "Log-likelihood (nats)"
+        label = f"{name[:1].upper()}{name[1:]}" if isinstance(name, str) else "Log-likelihood"
+        label += "" if "nats" in label else " (nats)"
     ax = new_axes(ax, (3.6, 2.6))
     ax.plot(np.arange(len(values)), values, color=ACCENT, lw=1.4, marker="o", ms=2.5)
     ax.set_xlabel("Iteration")

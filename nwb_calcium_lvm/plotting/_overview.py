@@ -72,8 +72,9 @@ def overview(
     lower = figure.add_gridspec(
         1, 3, width_ratios=[1.1, 0.9, 1.2], left=0.075, right=0.97, top=0.32, bottom=0.07, wspace=0.36
     )
+    per_state = "Rate in each state" if "state_rates" in result.parameters else "Mean of the trace in each state"
     for cell, draw, heading in (
-        (lower[0], rates_by_state, "Rate in each state"),
+        (lower[0], rates_by_state, per_state),
         (lower[1], transition_matrix, "Transitions per frame (%)"),
         (lower[2], likelihood_curve, "Course of the fit"),
     ):

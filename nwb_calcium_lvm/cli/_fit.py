@@ -1,0 +1,197 @@
+"""``nwb-calcium-lvm fit``: read, check that the result can be written, fit, write, draw."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+
+from nwb_calcium_lvm.cli._console import Say, table
+from nwb_calcium_lvm.cli._info import facts
+from nwb_calcium_lvm.cli._reading import Reading
+from nwb_calcium_lvm.exceptions import NameClashError
+from nwb_calcium_lvm.recording import Recording
+from nwb_calcium_lvm.result import InferenceResult, NamedArray
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where results go.
+
+    Parameters
+    ----------
+    path : Path, optional
+        NWB file; None: beside the source.
+    name : str
+        Name of the result.
+    overwrite : bool
+        Replace an earlier result of that name, and the picture.
+    plot : Path, optional
+        Picture; None: beside the NWB file.
+    with_plot : bool
+        Whether to draw at all.
+    beside_suite2p : bool
+        Whether rates go beside the Suite2p planes, too.
+    in_place : bool
+        Whether ``path`` is the source.
+    """
+
+    path: Path | None
+    name: str
+    overwrite: bool = False
+    plot: Path | None = None
+    with_plot: bool = True
+    beside_suite2p: bool = False
+    in_place: bool = False
+
+    def picture(self, nwb: Path) -> Path:
+        """Return the path of the picture."""
+        return self.plot if self.plot is not None else nwb.with_name(f"{nwb.stem}_{self.name}.png")
+
+
+def parameters_of(given: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+    """Return the estimator's parameters: those of the command's own options, and those of ``--set``.
+
+    Values of ``--set`` are JSON (numbers, true, false, null), or else text.
+    """
+    parameters = {key: value for key, value in given.items() if value is not None}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise typer.BadParameter(f"--set {setting}: expected NAME=VALUE, such as --set stickiness=50.")
+        if key in parameters:
+            raise typer.BadParameter(f"{key} is set twice, the second time by --set {setting}.")
+        try:
+            parameters[key] = json.loads(text)
+        except json.JSONDecodeError:
+            parameters[key] = text
+    return parameters
+
+
+def run_fit_hmm(
+    reading: Reading, parameters: dict[str, Any], output: Output, say: Say, *, dry_run: bool = False
+) -> None:
+    """Fit a CalciumHMM to what is read, write the result and draw it."""
+    if output.in_place and reading.is_suite2p:
+        raise typer.BadParameter(
+            f"{reading.path} is a Suite2p folder: --in-place is for NWB files. Use --out, or none."
+        )
+    if output.beside_suite2p and not reading.is_suite2p:
+        raise typer.BadParameter(f"--write-suite2p is for Suite2p folders, and {reading.path} is not one.")
+    recording = reading.read()
+    say(f"Read {recording!r}")
+    estimator = _estimator(parameters)
+    # Whatever forbids writing is found out before the fit, which may take an hour, not after.
+    source = recording if reading.is_suite2p else None
+    plan = _plan(placeholder(recording, estimator.n_states), output, source)
+    picture = output.picture(Path(plan[0].rsplit(" (", 1)[0]))
+    if output.with_plot and picture.exists() and not output.overwrite:
+        raise NameClashError(f"{picture} exists. Pass --overwrite to replace it, or --plot another.png, or --no-plot.")
+    if dry_run:
+        _say_plan(recording, estimator, plan, picture if output.with_plot else None, say)
+        return
+    started = time.monotonic()
+    estimator.fit(recording)
+    result = estimator.infer(recording)
+    say(summary(result, time.monotonic() - started))
+    _write(result, recording, reading, output, source, say)
+
+
+def summary(result: InferenceResult, seconds: float) -> str:
+    """Return what a fit has found, in words and a table of states."""
+    model = result.model
+    status = "converged" if result.converged else "did not converge"
+    head = f"{model['name']} {status} after {model['n_iter']} iterations, {seconds:.1f} s"
+    occupancy, stay = result["occupancy"], np.diag(result["transition_matrix"])
+    dwell = result["dwell_time"] if "dwell_time" in result.parameters else 1.0 / np.maximum(1.0 - stay, 1e-12)
+    unit = "s" if "dwell_time" in result.parameters else "frames"
+    columns: list[Any] = [range(len(occupancy)), (100.0 * occupancy).tolist(), np.asarray(dwell).tolist()]
+    header = ["state", "% of time", f"mean visit ({unit})"]
+    if "state_rates" in result.parameters:
+        rates = result.parameters["state_rates"]
+        columns.append(np.asarray(rates.values).mean(axis=0).tolist())
+        header.append(f"mean rate ({rates.unit})")
+    rows = [
+        [value if isinstance(value, int) else float(f"{value:.3g}") for value in row]
+        for row in zip(*columns, strict=True)
+    ]
+    return f"{head}\n{table(rows, header)}"
+
+
+def placeholder(recording: Recording, n_states: int) -> InferenceResult:
+    """Return a result of the right shape that holds nothing, to ask where a result would go."""
+    n_frames, n_rois = recording.shape
+    nothing = np.float32(0.0)
+    return InferenceResult(
+        arrays={
+            "states": NamedArray(np.zeros(n_frames, int), ("time",), "state", "Path of states."),
+            "state_probabilities": NamedArray(
+                np.broadcast_to(nothing, (n_frames, n_states)), ("time", "state"), "probability", "Posterior."
+            ),
+            "firing_rates": NamedArray(
+                np.broadcast_to(nothing, (n_frames, n_rois)), ("time", "roi"), "Hz", "Firing rates."
+            ),
+        },
+        parameters={},
+        time=recording.timestamps,
+        time_unit="s" if recording.has_clock else "frames",
+        sampling_rate=recording.sampling_rate,
+        is_regular=recording.is_regular and len(recording.segments) == 1,
+        roi_ids=recording.roi_ids,
+        segments=recording.segments,
+        model={"name": "CalciumHMM", "description": "", "hyperparameters": {}, "objective_history": np.zeros(2)},
+        converged=False,
+        source=recording.source,
+        metadata=recording.metadata,
+        roi_metadata=recording.roi_metadata,
+    )
+
+
+def _estimator(parameters: dict[str, Any]) -> Any:
+    from nwb_calcium_lvm.hmm import CalciumHMM
+
+    known = CalciumHMM().get_params()
+    unknown = sorted(set(parameters) - set(known))
+    if unknown:
+        raise typer.BadParameter(f"CalciumHMM has no {', '.join(unknown)}. It has: {', '.join(sorted(known))}.")
+    return CalciumHMM(**parameters)
+
+
+def _plan(result: InferenceResult, output: Output, source: Recording | None) -> list[str]:
+    from nwb_calcium_lvm.io import plan_write
+
+    return plan_write(result, output.path, source=source, name=output.name, overwrite=output.overwrite)
+
+
+def _say_plan(recording: Recording, estimator: Any, plan: list[str], picture: Path | None, say: Say) -> None:
+    for line in facts(recording):
+        say(f"  {line}")
+    say(f"Would fit {estimator!r}")
+    say(f"Would write {plan[0]}, among others:")
+    for line in plan[1:]:
+        say(f"  {line}")
+    if picture is not None:
+        say(f"Would draw {picture}")
+    say("Nothing was written (--dry-run).")
+
+
+def _write(
+    result: InferenceResult, recording: Recording, reading: Reading, output: Output, source: Recording | None, say: Say
+) -> None:
+    from nwb_calcium_lvm.io import write_nwb, write_suite2p
+    from nwb_calcium_lvm.plotting import overview
+
+    written = write_nwb(result, output.path, source=source, name=output.name, overwrite=output.overwrite)
+    say(f"Wrote {written} (processing/ophys/{output.name}_*)")
+    if output.beside_suite2p:
+        say(f"Wrote {write_suite2p(result, reading.path, name=f'{output.name}_rates')}")
+    if output.with_plot:
+        picture = output.picture(written)
+        overview(result, recording).savefig(picture, dpi=150)
+        say(f"Drew {picture}")
