@@ -117,7 +117,12 @@ def _from_arrays(estimator: Any, X: Any, rate: float | None, groups: Any, reset:
         segments = Segments(np.column_stack([ends - lengths, ends]), np.arange(len(parts)))
     else:
         traces = validate_data(
-            estimator, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite=False, ensure_min_samples=2
+            estimator,
+            X,  # pyright: ignore[reportArgumentType]  scikit-learn's default for X is a string
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            ensure_all_finite=False,  # Recording names the ROI and the frame
+            ensure_min_samples=2 if reset else 1,
         )
         segments = None if groups is None else _segments_of(groups, len(traces))
     return Trials(Recording(traces, sampling_rate=rate, segments=segments), form)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from numbers import Integral, Real
 from typing import Any, Self
 
 import jax
@@ -123,6 +124,16 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
     >>> hmm.firing_rates_.shape
     (2, 10)
     """
+
+    initial_probs_: NDArray[np.floating]
+    transition_matrix_: NDArray[np.floating]
+    spikes_per_frame_: NDArray[np.floating]
+    spike_amplitude_: NDArray[np.floating]
+    noise_variance_: NDArray[np.floating]
+    baseline_: NDArray[np.floating]
+    ar_coefs_: NDArray[np.floating]
+    means_: NDArray[np.floating]
+    variances_: NDArray[np.floating]
 
     def __init__(
         self,
@@ -316,8 +327,7 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
     def dwell_time_(self) -> NDArray[np.floating]:
         """Mean length of a visit to each state in s, (state,)."""
         check_is_fitted(self)
-        stay = np.minimum(np.diag(self.transition_matrix_), 1.0 - 1e-12)
-        return 1.0 / (1.0 - stay) / self._rate("dwell_time_")
+        return learned.dwell_frames(self.transition_matrix_) / self._rate("dwell_time_")
 
     @property
     def rate_calibrated_(self) -> NDArray[np.bool_]:
@@ -337,7 +347,14 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
 
     def _fitted(self, X: Any, groups: Any) -> Trials:
         check_is_fitted(self)
-        return self._coerce(X, groups=groups)
+        trials = self._coerce(X, groups=groups)
+        rate = trials.recording.sampling_rate
+        if rate is not None and self.sampling_rate_ is not None and abs(rate / self.sampling_rate_ - 1) > 0.02:
+            raise DataError(
+                f"X is at {rate:.6g} Hz but the model was fitted at {self.sampling_rate_:.6g} Hz, and its rates and "
+                "decays are per frame. Resample X, or fit it anew."
+            )
+        return trials
 
     def _pack(self, recording: Recording) -> tuple[Data, int]:
         chunk = fitting.chunk_for(learned.emission(self), recording.n_rois, self.n_states)
@@ -388,11 +405,11 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
     def _check_parameters(self) -> None:
         for name, least in (("n_states", 1), ("ar_order", 1), ("n_init", 1), ("max_iter", 1)):
             value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or value < least:
+            if not isinstance(value, Integral) or value < least:
                 raise ValueError(f"{name}={value!r}; expected a whole number of at least {least}.")
         for name in ("tol", "stickiness", "transition_prior", "prior_frames"):
             value = getattr(self, name)
-            if not np.isscalar(value) or not np.isfinite(value) or value < 0:
+            if not isinstance(value, Real) or not 0 <= float(value) < np.inf:
                 raise ValueError(f"{name}={value!r}; expected a number of at least 0.")
         for name, known in (("observation", OBSERVATIONS), ("solver", SOLVERS)):
             if getattr(self, name) not in known:
@@ -419,8 +436,9 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
     def _as_labels(self, init_states: Any, recording: Recording) -> NDArray[np.integer] | None:
         if init_states is None:
             return None
-        parts = [np.ravel(np.asarray(part)) for part in init_states] if _nested(init_states) else [init_states]
-        labels = np.concatenate([np.atleast_1d(np.asarray(part)) for part in parts])
+        # A stack (trial, time) or a list of trials lies end to end, as the traces do.
+        is_list = isinstance(init_states, list | tuple) and all(np.ndim(part) == 1 for part in init_states)
+        labels = np.concatenate([np.asarray(part) for part in init_states]) if is_list else np.ravel(init_states)
         if labels.shape != (recording.n_frames,) or not np.issubdtype(labels.dtype, np.integer):
             raise DataError(
                 f"init_states has shape {labels.shape} and dtype {labels.dtype}; expected a whole number per frame, "
@@ -444,7 +462,3 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
             )
         if self.observation == "calcium":
             learned.warn_beyond_grid(self, plan)
-
-
-def _nested(labels: Any) -> bool:
-    return (not hasattr(labels, "dtype") and len(labels) > 0 and np.ndim(labels[0]) > 0) or np.ndim(labels) == 2

@@ -57,19 +57,12 @@ class Settings:
 
 
 def make_prior(plan: Plan, settings: Settings) -> Prior:
-    """Pseudo-counts and pseudo-frames; see :class:`Prior`."""
+    """Pseudo-counts and pseudo-frames; see :class:`Prior`. Call it under x64."""
     k = settings.n_states
     transitions = np.full((k, k), settings.transition_prior) + settings.stickiness * np.eye(k)
-    return Prior(
-        np.float64(settings.prior_frames),  # pyright: ignore[reportArgumentType]
-        plan.typical_mean,
-        plan.typical_variance,
-        plan.floor,
-        plan.ar_mean,
-        plan.ar_precision,
-        transitions,
-        np.full(k, settings.transition_prior),
-    )
+    initial = np.full(k, settings.transition_prior)
+    typical = (plan.typical_mean, plan.typical_variance, plan.floor, plan.ar_mean, plan.ar_precision)
+    return Prior(*map(jnp.asarray, (np.float64(settings.prior_frames), *typical, transitions, initial)))
 
 
 def chain_from(labels: NDArray[np.integer], first: NDArray[np.integer], n_states: int) -> Chain:
@@ -90,7 +83,7 @@ def fit(
         first = recording.segments.bounds[:, 0]
         chunk = chunk_for(plan.emission, recording.n_rois, settings.n_states)
         data = pack(plan.y, recording.mask, first, plan.emission.order, chunk)
-        prior = jax.tree.map(jnp.asarray, make_prior(plan, settings))
+        prior = make_prior(plan, settings)
         n_starts = settings.n_init if labels is None else 1
         total = settings.max_iter + (n_starts * _BURN_IN if n_starts > 1 else 0)
         with tqdm(total=total, desc="CalciumHMM", unit="step", disable=not settings.verbose) as bar:

@@ -83,6 +83,11 @@ def reorder(estimator: Any, order: NDArray[np.integer]) -> None:
     estimator.transition_matrix_ = estimator.transition_matrix_[np.ix_(order, order)]
 
 
+def dwell_frames(transition_matrix: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Mean length of a visit to each state in frames, (state,)."""
+    return 1.0 / np.maximum(1.0 - np.diag(transition_matrix), 1e-12)
+
+
 def warn_beyond_grid(estimator: Any, plan: Plan) -> None:
     """Warn where the largest jump of a trace needs more spikes than the grid of counts holds."""
     c = estimator.spike_amplitude_ / plan.sd

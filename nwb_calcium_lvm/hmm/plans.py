@@ -106,7 +106,14 @@ def _ar_prior(
     return coefs(1.0)[:, None] * ones, (1.0 / spread**2)[:, None] * ones
 
 
-def _state_means(values: NDArray[np.floating], kept: NDArray[np.bool_], labels: NDArray[np.integer], n_states: int):
+def _make(params: Any, *arrays: NDArray[np.floating]) -> Any:
+    """Build parameters of NumPy arrays, which become JAX's where they enter compiled code."""
+    return params(*arrays)
+
+
+def _state_means(
+    values: NDArray[np.floating], kept: NDArray[np.bool_], labels: NDArray[np.integer], n_states: int
+) -> NDArray[np.floating]:
     """Mean of kept values per state, (state, roi); the overall mean where a state has none."""
     overall = values.sum(axis=0) / np.maximum(kept.sum(axis=0), 1)
     out = np.empty((n_states, values.shape[1]))
@@ -127,14 +134,15 @@ def _calcium_plan(y, mean, sd, signal, kept, ar_coefs, ar_prior, n_states, max_s
     overall = signal.sum(axis=0) / np.maximum(kept.sum(axis=0), 1) - intercept
     typical = np.maximum(overall / amplitude, _RATE_FLOOR)
 
-    def params_from(labels: NDArray[np.integer], factor: float) -> _calcium.Params:
+    def params_from(labels: NDArray[np.integer], factor: float) -> Any:
         c = np.maximum(amplitude * factor, largest / grid)
         rates = np.maximum((_state_means(signal, kept, labels, n_states) - intercept) / c, _RATE_FLOOR)
-        return _calcium.Params(rates, ar_coefs, c, noise, intercept)
+        return _make(_calcium.Params, rates, ar_coefs, c, noise, intercept)
 
-    def to_data_units(p: _calcium.Params) -> _calcium.Params:
+    def to_data_units(p: _calcium.Params) -> Any:
         through = mean * (1.0 - np.asarray(p.ar_coefs).sum(axis=1))
-        return _calcium.Params(
+        return _make(
+            _calcium.Params,
             np.asarray(p.rates),
             np.asarray(p.ar_coefs),
             np.asarray(p.spike_amplitude) * sd,
@@ -143,7 +151,19 @@ def _calcium_plan(y, mean, sd, signal, kept, ar_coefs, ar_prior, n_states, max_s
         )
 
     return Plan(
-        emission, y, mean, sd, signal, kept, _memory(ar_coefs), typical, noise, *ar_prior, params_from, to_data_units
+        emission,
+        y,
+        mean,
+        sd,
+        signal,
+        kept,
+        _memory(ar_coefs),
+        typical,
+        noise,
+        ar_prior[0],
+        ar_prior[1],
+        params_from,
+        to_data_units,
     )
 
 
@@ -153,22 +173,37 @@ def _gaussian_plan(y, mean, sd, signal, kept, ar_coefs, ar_prior, n_states, max_
     centre = signal.sum(axis=0) / n
     spread = np.maximum((np.where(kept, signal - centre, 0.0) ** 2).sum(axis=0) / n, _VARIANCE_FLOOR)
 
-    def params_from(labels: NDArray[np.integer], factor: float) -> _gaussian.Params:
+    def params_from(labels: NDArray[np.integer], factor: float) -> Any:
         del factor
         means = _state_means(signal, kept, labels, n_states)
         misfit = np.where(kept, signal - means[labels], 0.0) ** 2
         variances = np.maximum(_state_means(misfit, kept, labels, n_states), 1e-2 * spread)
-        return _gaussian.Params(means, variances, ar_coefs)
+        return _make(_gaussian.Params, means, variances, ar_coefs)
 
-    def to_data_units(p: _gaussian.Params) -> _gaussian.Params:
+    def to_data_units(p: _gaussian.Params) -> Any:
         through = mean * (1.0 - np.asarray(p.ar_coefs).sum(axis=1))
-        return _gaussian.Params(
-            np.asarray(p.means) * sd + through, np.asarray(p.variances) * sd**2, np.asarray(p.ar_coefs)
+        return _make(
+            _gaussian.Params,
+            np.asarray(p.means) * sd + through,
+            np.asarray(p.variances) * sd**2,
+            np.asarray(p.ar_coefs),
         )
 
     emission = GaussianEmission(order=ar_coefs.shape[1])
     return Plan(
-        emission, y, mean, sd, signal, kept, _memory(ar_coefs), centre, spread, *ar_prior, params_from, to_data_units
+        emission,
+        y,
+        mean,
+        sd,
+        signal,
+        kept,
+        _memory(ar_coefs),
+        centre,
+        spread,
+        ar_prior[0],
+        ar_prior[1],
+        params_from,
+        to_data_units,
     )
 
 
@@ -184,9 +219,9 @@ def _poisson_plan(recording: Recording, n_states: int) -> Plan:
     typical = np.maximum(y.sum(axis=0) / np.maximum(kept.sum(axis=0), 1), _RATE_FLOOR)
     none = np.zeros((0, n_rois))
 
-    def params_from(labels: NDArray[np.integer], factor: float) -> _poisson.Params:
+    def params_from(labels: NDArray[np.integer], factor: float) -> Any:
         del factor
-        return _poisson.Params(np.maximum(_state_means(y, kept, labels, n_states), _RATE_FLOOR))
+        return _make(_poisson.Params, np.maximum(_state_means(y, kept, labels, n_states), _RATE_FLOOR))
 
     return Plan(
         PoissonEmission(),
@@ -201,5 +236,5 @@ def _poisson_plan(recording: Recording, n_states: int) -> Plan:
         none,
         none,
         params_from,
-        lambda p: _poisson.Params(np.asarray(p.rates)),
+        lambda p: _make(_poisson.Params, np.asarray(p.rates)),
     )

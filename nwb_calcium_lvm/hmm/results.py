@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nwb_calcium_lvm.hmm.learned import dwell_frames
+from nwb_calcium_lvm.observations.autoregression import decay_time
 from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.result import InferenceResult, NamedArray
 
@@ -109,7 +111,9 @@ def _roi_parameters(estimator: Any, rate: float | None) -> dict[str, NamedArray]
             estimator.ar_coefs_, ("roi", "lag"), "1", "Autoregressive coefficients per frame, lag 1 first."
         )
         if rate is not None:
-            out["decay_time"] = NamedArray(estimator.decay_time_, ("roi",), "s", "Decay time constant of the trace.")
+            out["decay_time"] = NamedArray(
+                decay_time(estimator.ar_coefs_) / rate, ("roi",), "s", "Decay time constant of the trace."
+            )
     return out
 
 
@@ -127,7 +131,8 @@ def _state_parameters(estimator: Any, probs: NDArray[np.floating], rate: float |
         ),
     }
     if rate is not None:
-        out["dwell_time"] = NamedArray(estimator.dwell_time_, ("state",), "s", "Mean length of a visit to the state.")
+        dwell = dwell_frames(estimator.transition_matrix_) / rate
+        out["dwell_time"] = NamedArray(dwell, ("state",), "s", "Mean length of a visit to the state.")
     if hasattr(estimator, "spikes_per_frame_"):
         hz = rate is not None
         out["state_rates"] = NamedArray(

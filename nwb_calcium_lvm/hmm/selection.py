@@ -106,7 +106,8 @@ def select_n_states(
         for i, observation in enumerate(models):
             for j, k in enumerate(sizes):
                 for fold, (train, test) in enumerate(splitter.split(np.arange(len(trials)))):
-                    model = clone(estimator).set_params(n_states=k, observation=observation, verbose=0)
+                    model: Any = clone(estimator)
+                    model.set_params(n_states=k, observation=observation, verbose=0)
                     model.fit([trials[t] for t in train])
                     scores[i, j, fold] = model.score([trials[t] for t in test])
                     bar.update()

@@ -95,8 +95,8 @@ def cluster(features: NDArray[np.floating], n_states: int, rng: np.random.Random
     spread = features.std(axis=0)
     scaled = (features / np.where(spread > 0, spread, 1.0)).astype(np.float32)
     step = max(1, -(-len(scaled) // _MAX_CLUSTERED))
-    model = KMeans(n_states, n_init=1, random_state=rng.randint(2**31 - 1)).fit(scaled[::step])
-    return model.predict(scaled)
+    model = KMeans(n_clusters=n_states, init="k-means++", random_state=rng.randint(2**31 - 1)).fit(scaled[::step])
+    return np.asarray(model.predict(scaled))
 
 
 def complete(labels: NDArray[np.integer], features: NDArray[np.floating], n_states: int) -> NDArray[np.integer]:
