@@ -118,6 +118,14 @@ def test_float32_is_good_to_a_ten_thousandth_of_a_nat():
         np.testing.assert_allclose(value, function(*double), atol=1e-4)
 
 
+def test_the_window_finds_counts_that_the_rate_contradicts():
+    """The window's centre starts at the rate, 300 per frame, and has to come down to the 0 to 60 spikes seen."""
+    params = calcium.CalciumParams(np.zeros((1, 1)), np.ones(1), np.full(1, 1e-2), np.zeros(1))
+    y, log_rate = np.linspace(-2, 60, 200)[:, None], np.full((200, 1), np.log(300.0))
+    exact = brute_moments(y, log_rate, params.spike_amplitude, params.noise_variance)[0]
+    np.testing.assert_allclose(calcium.log_likelihood(y, log_rate, params)[1:], exact[1:], rtol=1e-12, atol=5e-7)
+
+
 def test_small_amplitude_becomes_the_normal_with_matched_moments():
     """As c goes to 0 at a fixed influx, the sum over counts tends to Normal(c lambda, sigma2 + c^2 lambda)."""
     y, _, params = random_problem(n_neurons=1, n_frames=40)
@@ -233,6 +241,14 @@ def test_the_gradient_by_the_trace_is_finite_and_zero_at_masked_samples(toy):
     )
     assert np.isfinite(gradient).all()
     np.testing.assert_array_equal(gradient[~mask], 0)
+
+
+def test_samples_without_a_full_past_cannot_overflow_the_gradient():
+    log_rate, y = np.full((6, 2), -1.0), np.zeros((6, 2))
+    y[0], mask = 1e200, np.ones((6, 2), bool)
+    mask[1] = False
+    gradient = jax.grad(lambda p: calcium.log_likelihood(y, log_rate, p, mask).sum())(TOY_PARAMS["calcium"])
+    assert all(np.isfinite(leaf).all() for leaf in gradient)
 
 
 def test_nan_is_missing_when_no_mask_is_given(toy):
