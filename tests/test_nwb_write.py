@@ -546,11 +546,28 @@ def test_leftovers_of_a_dead_writer_are_removed(path: Path, result: InferenceRes
     assert alive.exists()
 
 
+def test_the_file_is_replaced_in_one_step(path: Path, result: InferenceResult, monkeypatch: pytest.MonkeyPatch):
+    before, seen = digest(path), []
+    replace = os.replace
+
+    def watched(source: Path, target: Path) -> None:
+        seen.append((digest(path) == before, validate(path=str(source))))
+        replace(source, target)
+
+    monkeypatch.setattr(_atomic.os, "replace", watched)
+    node = path.stat().st_ino
+    write_nwb(result, path)
+    assert seen == [(True, [])]  # until the last step the file was as it was, and what replaced it was complete
+    assert path.stat().st_ino != node
+
+
 _WRITER = """
-import sys
+import os, signal, sys
 sys.path.insert(0, sys.argv[2])
-from test_nwb_write import read_nwb, result_of, write_nwb
+from test_nwb_write import _atomic, read_nwb, result_of, write_nwb
 result = result_of(read_nwb(sys.argv[1]), seed=1)
+if len(sys.argv) > 3:
+    setattr(_atomic, sys.argv[3], lambda *args: os.kill(os.getpid(), signal.SIGKILL))
 print("ready", flush=True)
 sys.stdin.readline()
 write_nwb(result, sys.argv[1])
@@ -558,14 +575,14 @@ print("done", flush=True)
 """
 
 
-def _killed_after(path: Path, delay: float | None) -> float:
-    """Write in another process, kill it after a delay in s (or not), and say how long it took."""
+def _killed(path: Path, delay: float | None = None, step: str | None = None) -> float:
+    """Write in another process, kill it after a delay in s or at a step (or not at all), and say how long it took."""
     here = str(Path(__file__).parent)
-    command = [sys.executable, "-c", _WRITER, str(path), here]
+    command = [sys.executable, "-c", _WRITER, str(path), here] + ([] if step is None else [step])
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdout.readline()
+        assert process.stdout.readline().strip() == b"ready"
         start = time.perf_counter()
         process.stdin.write(b"go\n")
         process.stdin.flush()
@@ -585,20 +602,19 @@ def test_a_killed_writer_leaves_the_file_as_it_was_or_complete(tmp_path: Path):
     path = tmp_path / "session.nwb"
     before = digest(original)
     path.write_bytes(original.read_bytes())
-    whole = _killed_after(path, None)
+    whole = _killed(path)
     assert digest(path) != before
-    outcomes = set()
-    for share in np.random.default_rng(0).uniform(0.02, 1.1, 6):
+    for step in ("_take_permissions", "_flush", "_publish"):
         path.write_bytes(original.read_bytes())
-        _killed_after(path, share * whole)
-        if digest(path) == before:
-            outcomes.add("as it was")
-        else:
-            outcomes.add("complete")
+        _killed(path, step=step)
+        assert digest(path) == before
+    for share in np.random.default_rng(0).uniform(0.02, 1.1, 5):
+        path.write_bytes(original.read_bytes())
+        _killed(path, share * whole)
+        if digest(path) != before:
             assert validate(path=str(path)) == []
             with h5py.File(path, "r") as file:
                 assert "CalciumHMM_provenance" in file["processing/ophys"]  # pyright: ignore[reportOperatorIssue]
-    assert "as it was" in outcomes
     path.write_bytes(original.read_bytes())
     write_nwb(result_of(read_nwb(path)), path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["original.nwb", "session.nwb"]

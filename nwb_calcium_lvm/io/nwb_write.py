@@ -22,6 +22,7 @@ from nwb_calcium_lvm.io._content import Content, content_of
 from nwb_calcium_lvm.io._open import opened
 from nwb_calcium_lvm.io._relocate import keep_references
 from nwb_calcium_lvm.io.new_file import TABLE_PATH, new_nwbfile
+from nwb_calcium_lvm.io.nwb_read import JOIN
 from nwb_calcium_lvm.io.nwb_series import RESULT_TABLE, object_path
 from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.result import InferenceResult
@@ -347,7 +348,7 @@ def _lender(nwbfile: NwbObject, result: InferenceResult, content: Content) -> Nw
     """Return the source series if its timestamps are those of the result."""
     if content.clock.rate is not None or result.source.series is None:
         return None
-    series = _at(nwbfile, result.source.series)
+    series = _at(nwbfile, result.source.series.split(JOIN)[0])
     if series is None or series.timestamps is None or len(series.timestamps) != len(content.clock.times):
         return None
     return series if np.array_equal(np.asarray(series.timestamps[:], float), content.clock.times) else None
