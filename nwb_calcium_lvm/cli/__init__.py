@@ -28,6 +28,7 @@ Source = Annotated[Path, typer.Argument(help="An NWB file or a Suite2p folder.",
 Plane = Annotated[int | None, typer.Option(help="Imaging plane. Default: all planes.")]
 Series = Annotated[str | None, typer.Option(help="Path of the series in the NWB file, where several could be meant.")]
 Rate = Annotated[float | None, typer.Option(help="Frames per second, where the file does not say or says it wrong.")]
+AllRois = Annotated[bool, typer.Option("--all-rois", help="Read ROIs that are not accepted as cells, too.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -70,6 +71,7 @@ def info(
     plane: Plane = None,
     series: Series = None,
     sampling_rate: Rate = None,
+    all_rois: AllRois = False,
     debug: Debug = False,
 ) -> None:
     """Say what is in a file or folder, and what of it would be read."""
@@ -78,7 +80,8 @@ def info(
     from nwb_calcium_lvm.cli._reading import Reading
 
     with reporting(debug=debug) as say:
-        run_info(Reading(path, plane=plane, series=series, sampling_rate=sampling_rate), say)
+        reading = Reading(path, plane=plane, series=series, sampling_rate=sampling_rate, accepted=not all_rois)
+        run_info(reading, say)
 
 
 @fit_app.command("hmm")
@@ -102,6 +105,7 @@ def fit_hmm(
     plane: Plane = None,
     series: Series = None,
     sampling_rate: Rate = None,
+    all_rois: AllRois = False,
     indicator: Annotated[str | None, typer.Option(help="Such as gcamp6s. Default: as the file says.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the result in the file. Default: CalciumHMM.")] = None,
     overwrite: Annotated[
@@ -142,6 +146,7 @@ def fit_hmm(
         series=series,
         sampling_rate=sampling_rate,
         indicator=indicator,
+        accepted=not all_rois,
         trials=trials,
         event=event,
         window=window,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,12 @@ from typing import Any
 import typer
 
 Say = Callable[[str], None]
+
+# Errors are worded for Python; on the command line their remedies have other names.
+_FLAGS = {"overwrite=True": "--overwrite", "accepted=False": "--all-rois", "path=": "--out ", "name=": "--name "} | {
+    f"{word}=": f"--{word.replace('_', '-')} " for word in ("series", "plane", "sampling_rate", "indicator")
+}
+_FLAG = re.compile(r"(?<![\w-])(" + "|".join(_FLAGS) + ")")
 
 _SHOWN = ("DataWarning", "ConvergenceWarning")  # by name: importing what defines them takes seconds
 
@@ -65,8 +72,12 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
+def _in_a_line(text: Any) -> str:
+    return _FLAG.sub(lambda found: _FLAGS[found[0]], " ".join(str(text).split()))
+
+
 def _message(error: Exception) -> str:
-    text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    text = _in_a_line(error.args[0] if isinstance(error, KeyError) and error.args else error)
     # A bare number or name, as of an IndexError or KeyError, says nothing without its kind.
     return text if len(text.split()) > 2 else f"{type(error).__name__}: {text}. Run again with --debug for details."
 
@@ -75,7 +86,7 @@ def _message(error: Exception) -> str:
 def _warnings_as_lines() -> Iterator[None]:
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         if category.__name__ in _SHOWN:
-            typer.echo(f"Warning: {' '.join(str(message).split())}", err=True)
+            typer.echo(f"Warning: {_in_a_line(message)}", err=True)
 
     with warnings.catch_warnings():
         warnings.simplefilter("default")

@@ -45,8 +45,8 @@ def run_demo(out: Path, seed: int, say: Say, *, verbose: bool = True, duration: 
     )
     path = write_session_nwb(truth, out / _SESSION)
     say(
-        f"1. Simulated {truth.n_rois} neurons for {duration:g} s at 10 Hz in {truth.n_states} hidden states:\n   a saturating "
-        f"indicator, bleaching, neuropil and shot noise. Raw fluorescence is in {path}"
+        f"1. Simulated {truth.n_rois} neurons for {duration:g} s at 10 Hz in {truth.n_states} hidden states:\n"
+        f"   a saturating indicator, bleaching, neuropil and shot noise. Raw fluorescence is in {path}"
     )
 
     from nwb_calcium_lvm.hmm import CalciumHMM

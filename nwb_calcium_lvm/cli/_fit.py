@@ -49,6 +49,11 @@ class Output:
     beside_suite2p: bool = False
     in_place: bool = False
 
+    @property
+    def rates_name(self) -> str:
+        """Name of the rates beside Suite2p's own files, without ``.npy``."""
+        return f"{self.name}_rates"
+
     def picture(self, nwb: Path) -> Path:
         """Return the path of the picture."""
         return self.plot if self.plot is not None else nwb.with_name(f"{nwb.stem}_{self.name}.png")
@@ -84,15 +89,18 @@ def run_fit_hmm(
         )
     if output.beside_suite2p and not reading.is_suite2p:
         raise typer.BadParameter(f"--write-suite2p is for Suite2p folders, and {reading.path} is not one.")
+    estimator = _estimator(parameters)
     recording = reading.read()
     say(f"Read {recording!r}")
-    estimator = _estimator(parameters)
     # Whatever forbids writing is found out before the fit, which may take an hour, not after.
     source = recording if reading.is_suite2p else None
     plan = _plan(placeholder(recording, estimator.n_states), output, source)
     picture = output.picture(Path(plan[0].rsplit(" (", 1)[0]))
     if output.with_plot and picture.exists() and not output.overwrite:
         raise NameClashError(f"{picture} exists. Pass --overwrite to replace it, or --plot another.png, or --no-plot.")
+    there = sorted(reading.path.rglob(f"{output.rates_name}.npy")) if output.beside_suite2p else []
+    if there:
+        raise NameClashError(f"{there[0]} exists and is not overwritten. Pass --name for another name.")
     if dry_run:
         _say_plan(recording, estimator, plan, picture if output.with_plot else None, say)
         return
@@ -160,7 +168,12 @@ def _estimator(parameters: dict[str, Any]) -> Any:
     unknown = sorted(set(parameters) - set(known))
     if unknown:
         raise typer.BadParameter(f"CalciumHMM has no {', '.join(unknown)}. It has: {', '.join(sorted(known))}.")
-    return CalciumHMM(**parameters)
+    estimator = CalciumHMM(**parameters)
+    try:
+        estimator._check_parameters()  # as fit does, but before anything is read
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    return estimator
 
 
 def _plan(result: InferenceResult, output: Output, source: Recording | None) -> list[str]:
@@ -190,7 +203,8 @@ def _write(
     written = write_nwb(result, output.path, source=source, name=output.name, overwrite=output.overwrite)
     say(f"Wrote {written} (processing/ophys/{output.name}_*)")
     if output.beside_suite2p:
-        say(f"Wrote {write_suite2p(result, reading.path, name=f'{output.name}_rates')}")
+        beside = write_suite2p(result, reading.path, name=output.rates_name)
+        say(f"Wrote {beside if beside.is_file() else f'{output.rates_name}.npy in each planeN of {beside}'}")
     if output.with_plot:
         picture = output.picture(written)
         overview(result, recording).savefig(picture, dpi=150)

@@ -20,7 +20,7 @@ class Reading:
     ----------
     path : Path
         NWB file or Suite2p folder.
-    plane, series, sampling_rate, indicator
+    plane, series, sampling_rate, indicator, accepted
         As of :func:`~nwb_calcium_lvm.read_nwb` and :func:`~nwb_calcium_lvm.read_suite2p`.
     trials : str, optional
         Intervals table whose trials are used; None uses the whole recording.
@@ -35,6 +35,7 @@ class Reading:
     series: str | None = None
     sampling_rate: float | None = None
     indicator: str | None = None
+    accepted: bool = True
     trials: str | None = None
     event: str | None = None
     window: tuple[float, float] = (-1.0, 3.0)
@@ -58,6 +59,7 @@ class Reading:
             "plane": self.plane,
             "sampling_rate": self.sampling_rate,
             "indicator": self.indicator,
+            "accepted": self.accepted,
         }
         if self.is_suite2p:
             if self.series is not None:
