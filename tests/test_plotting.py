@@ -135,6 +135,13 @@ def test_models_without_spikes_show_the_means_of_their_traces(result):
     assert "Mean of the trace in each state" in titles
 
 
+def test_names_of_rois_are_left_out_where_they_would_overlap():
+    few, many = (plotting.rates_by_state(np.ones((n, 2))) for n in (10, 60))
+    assert few.get_ylabel() == "ROI"
+    assert many.get_ylabel() == "ROI (60, sorted)"
+    assert len(many.get_yticks()) == 0
+
+
 def test_silent_population_has_a_heat_map_too():
     draw(plotting.rates_by_state(np.zeros((4, 2))))
 
@@ -220,6 +227,17 @@ def test_overview_shows_a_readable_stretch_of_a_long_recording():
     assert (low, high) == pytest.approx((9.95, 20.05))
 
 
+def test_overview_groups_traces_by_the_state_that_drives_them():
+    result = make_result()
+    ax = plotting.overview(result, make_recording(), n_traces=4).axes[0]
+    names = np.array([int(label.get_text()) for label in ax.get_yticklabels()])
+    preferred = result["state_rates"].argmax(axis=1)[names - 100]
+    assert (np.diff(preferred) >= 0).all()
+    squares = [to_hex(line.get_color()).upper() for line in ax.lines if line.get_marker() == "s"]
+    assert len(set(preferred)) == len(set(result["state_rates"].argmax(axis=1))), "no state is left out"
+    assert squares == [plotting.state_colors(N_STATES)[state].upper() for state in preferred]
+
+
 def test_overview_of_trials_sets_whole_trials_side_by_side():
     edges = np.arange(0, 5001, 200)
     trials = Segments(np.column_stack([edges[:-1], edges[1:]]), np.arange(25))
@@ -257,6 +275,7 @@ def test_plotting_needs_neither_jax_nor_pynwb():
         (lambda: plotting.states_around_event(make_result()), "trials of equal length"),
         (lambda: plotting.states_around_event(np.zeros((2, 3), int), time=[0.0]), "one per frame of a trial"),
         (lambda: plotting.overview(make_result(), window=(900.0, 901.0)), "holds no frame"),
+        (lambda: plotting.overview(make_result(), make_recording(n_frames=200)), "that the result was inferred from"),
     ],
 )
 def test_bad_input_is_answered_with_what_was_expected(call, message):

@@ -57,7 +57,8 @@ def rates_by_state(
     bar.set_label(f"{'Rate' if name == 'state_rates' else 'Mean'} ({unit or 'Hz'})", fontsize=9)
     bar.ax.tick_params(labelsize=8, length=2)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
-    if len(values) <= 30:
+    inches = ax.bbox.height / ax.figure.dpi
+    if len(values) <= 9 * inches:  # as many names of 7 points as there is room for
         ax.set_yticks(np.arange(len(values)), [str(name) for name in names[order]])
         ax.tick_params(axis="y", labelsize=7, length=0)
         ax.set_ylabel("ROI")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from nwb_calcium_lvm.plotting._model import likelihood_curve, rates_by_state, transition_matrix
-from nwb_calcium_lvm.plotting._style import FAINT, INK, edges_of
-from nwb_calcium_lvm.plotting._time import most_variable, state_probabilities, states, traces
+from nwb_calcium_lvm.plotting._style import FAINT, INK, edges_of, state_colors
+from nwb_calcium_lvm.plotting._time import state_probabilities, states, traces, variability
 
 _MOST = 1200  # frames shown at most: more are too fine to see
 
@@ -31,7 +32,8 @@ def overview(
     recording : Recording, optional
         What the result was inferred from; without it there are no traces.
     n_traces : int
-        Number of traces, those that vary most for their noise.
+        Number of traces: of each state in turn, the ROI most active in it that varies most for its noise. A square
+        has the colour of that state.
     window : (float, float), optional
         Stretch of the recording to show, on the recording's clock. Default: the 1,200 frames with most changes of
         state, or whole trials up to that many frames, or everything if that is not much more.
@@ -53,7 +55,12 @@ def overview(
     )
     axes = [figure.add_subplot(cell) for cell in upper]
     if recording is not None:
-        _traces_into(axes[0], recording, first, stop, clock, n_traces)
+        if recording.shape != (len(result.time), len(result.roi_ids)):
+            raise ValueError(
+                f"The recording is {recording.shape} but the result {(len(result.time), len(result.roi_ids))}, (time, "
+                "roi). Expected the recording that the result was inferred from."
+            )
+        _traces_into(axes[0], recording, result, first, stop, clock, n_traces)
     ribbon, stacked = axes[-2:]
     states(np.asarray(result["states"][first:stop]), clock, n_states=n_states, ax=ribbon)
     ribbon.set_ylabel("State", rotation=0, ha="right", va="center")
@@ -83,11 +90,32 @@ def overview(
     return figure
 
 
-def _traces_into(ax: Any, recording: Any, first: int, stop: int, clock: Any, n_traces: int) -> None:
-    chosen = most_variable(np.where(recording.mask, recording.dff, np.nan), n_traces)
+def _traces_into(ax: Any, recording: Any, result: Any, first: int, stop: int, clock: Any, n_traces: int) -> None:
+    """Draw the most variable traces, grouped by the state that drives each most and marked with its colour."""
+    rates = np.asarray(result["state_rates" if "state_rates" in result.parameters else "state_means"])
+    preferred = rates.argmax(axis=1)
+    chosen = _in_turn(variability(np.where(recording.mask, recording.dff, np.nan)), preferred, n_traces)
     part = np.where(recording.mask[first:stop, chosen], recording.dff[first:stop, chosen], np.nan)
     unit = "dF/F" if recording.units == "dff" else ""
     traces(part, roi=np.arange(len(chosen)), time=clock, ids=recording.roi_ids[chosen], unit=unit, ax=ax)
+    colors = state_colors(rates.shape[1])
+    for height, roi in zip(ax.get_yticks(), chosen, strict=True):
+        ax.plot(
+            -0.007, height, "s", ms=5, color=colors[preferred[roi]], transform=ax.get_yaxis_transform(), clip_on=False
+        )
+    ax.tick_params(axis="y", pad=11)
+
+
+def _in_turn(score: Any, group: Any, n: int) -> Any:
+    """Return up to n columns of the best score, taken from each group in turn, and sorted by group."""
+    best_first = np.argsort(-score, kind="stable")
+    seen: Counter[int] = Counter()
+    turn = np.empty(len(score), int)
+    for column in best_first:
+        turn[column] = seen[group[column]]
+        seen[group[column]] += 1
+    chosen = np.lexsort((-score, turn))[:n]
+    return chosen[np.lexsort((chosen, group[chosen]))]
 
 
 def _shown(result: Any, window: tuple[float, float] | None) -> tuple[int, int]:

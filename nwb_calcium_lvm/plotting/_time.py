@@ -183,13 +183,19 @@ def state_legend(ax: Axes, n_states: int) -> None:
 
 
 def most_variable(values: NDArray[np.floating], n: int) -> NDArray[np.integer]:
-    """Return the columns that vary most for their noise: the largest standard deviation over the typical step."""
+    """Return the columns that vary most for their noise."""
+    return np.sort(np.argsort(-variability(values), kind="stable")[:n])
+
+
+def variability(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return how much each column varies for its noise: its standard deviation over its typical step, (roi,)."""
+    if len(values) < 2:
+        return np.zeros(values.shape[1])
     every = 1 + len(values) // 20_000  # enough frames to rank ROIs, however long the recording
     with _wholly_missing_allowed():
-        steps = np.nanmedian(np.abs(np.diff(values, axis=0)[::every]), axis=0)
+        steps = np.nan_to_num(np.nanmedian(np.abs(np.diff(values, axis=0)[::every]), axis=0))
         spread = np.nan_to_num(np.nanstd(values[::every], axis=0))
-    score = np.divide(spread, steps, out=np.zeros_like(spread), where=np.nan_to_num(steps) > 0)
-    return np.sort(np.argsort(-score, kind="stable")[:n])
+    return np.divide(spread, steps, out=np.zeros_like(spread), where=steps > 0)
 
 
 @contextmanager
