@@ -180,7 +180,7 @@ def main():
             states.append(found)
             influx.append(rates)
             progress(f"seed {seed}: " + ", ".join(f"{n} {r['correlation']:.3f}" for n, r in found.items()))
-        choices = [choose(seed, args.n_init, candidates, 2 if args.quick else 10) for seed in range(choice_seeds)]
+        choices = [choose(seed, min(2, args.n_init), candidates, 2 if args.quick else 5) for seed in range(choice_seeds)]
     summary = report(states, influx, choices)
     results = {"states": states, "summary": summary, "candidates": candidates, "choices": choices}
     write("hmm_states", args, began, results)
