@@ -28,7 +28,7 @@ class Data(NamedTuple):
 def chunk_length(n_rois: int, n_states: int, n_counts: int) -> int:
     """Frames per chunk: as many as keep the working set of a chunk in the processor's cache (a few MB)."""
     per_frame = 8 * n_rois * (n_states + n_counts)
-    return int(2 ** np.clip(np.round(np.log2(4e6 / per_frame)), 5, 9))
+    return int(2 ** np.clip(np.round(np.log2(8e6 / per_frame)), 5, 9))
 
 
 def padded_length(n_frames: int, chunk: int) -> int:

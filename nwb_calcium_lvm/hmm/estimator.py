@@ -60,7 +60,7 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
     solver : {"em", "gradient"}, default "em"
         Closed-form EM, or Adam on the same objective.
     sampling_rate : float, optional
-        Frames per second, for arrays; recordings, files and folders bring their own.
+        Frames per second, for arrays, and for files and folders that do not say it (or say it wrong).
     random_state : int, RandomState or None
         Seed of the starts.
     verbose : int, default 0
@@ -199,8 +199,12 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
         probs, self.log_likelihood_ = self._smooth(recording)
         if labels is None:
             learned.reorder(self, np.argsort(-probs.sum(axis=0), kind="stable"))
-        self._warn(plan)
+        self._warn(plan, recording)
         return self
+
+    def fit_transform(self, X: Any, y: Any = None, *, groups: Any = None, init_states: Any = None) -> Any:
+        """Fit to X and return its :meth:`predict_proba`, with the trials that ``groups`` names in both."""
+        return self.fit(X, y, groups=groups, init_states=init_states).transform(X, groups=groups)
 
     def _settings(self) -> fitting.Settings:
         return fitting.Settings(
@@ -405,7 +409,7 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
     def _check_parameters(self) -> None:
         for name, least in (("n_states", 1), ("ar_order", 1), ("n_init", 1), ("max_iter", 1)):
             value = getattr(self, name)
-            if not isinstance(value, Integral) or value < least:
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name}={value!r}; expected a whole number of at least {least}.")
         for name in ("tol", "stickiness", "transition_prior", "prior_frames"):
             value = getattr(self, name)
@@ -414,8 +418,11 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
         for name, known in (("observation", OBSERVATIONS), ("solver", SOLVERS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r}; expected one of {', '.join(known)}.")
-        if self.max_spikes_per_frame is not None and self.max_spikes_per_frame < 1:
-            raise ValueError(f"max_spikes_per_frame={self.max_spikes_per_frame!r}; expected at least 1, or None.")
+        most, rate = self.max_spikes_per_frame, self.sampling_rate
+        if most is not None and (not isinstance(most, Integral) or most < 1):
+            raise ValueError(f"max_spikes_per_frame={most!r}; expected a whole number of at least 1, or None.")
+        if rate is not None and (not isinstance(rate, Real) or not 0 < float(rate) < np.inf):
+            raise ValueError(f"sampling_rate={rate!r}; expected frames per second, above 0, or None.")
 
     def _check_length(self, recording: Recording) -> None:
         n_frames = recording.n_frames
@@ -437,8 +444,9 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
         if init_states is None:
             return None
         # A stack (trial, time) or a list of trials lies end to end, as the traces do.
-        is_list = isinstance(init_states, list | tuple) and all(np.ndim(part) == 1 for part in init_states)
-        labels = np.concatenate([np.asarray(part) for part in init_states]) if is_list else np.ravel(init_states)
+        parts = init_states if isinstance(init_states, list | tuple) else []
+        is_list = len(parts) > 0 and all(np.ndim(part) == 1 for part in parts)
+        labels = np.concatenate([np.asarray(part) for part in parts]) if is_list else np.ravel(init_states)
         if labels.shape != (recording.n_frames,) or not np.issubdtype(labels.dtype, np.integer):
             raise DataError(
                 f"init_states has shape {labels.shape} and dtype {labels.dtype}; expected a whole number per frame, "
@@ -452,7 +460,7 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
             )
         return labels
 
-    def _warn(self, plan: Plan) -> None:
+    def _warn(self, plan: Plan, recording: Recording) -> None:
         if not self.converged_:
             warnings.warn(
                 f"CalciumHMM stopped at max_iter={self.max_iter} before a step gained less than tol={self.tol:g} nats "
@@ -462,3 +470,4 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
             )
         if self.observation == "calcium":
             learned.warn_beyond_grid(self, plan)
+            learned.warn_of_short_decay(self, recording)

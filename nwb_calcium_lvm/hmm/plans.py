@@ -125,7 +125,7 @@ def _state_means(
 
 def _calcium_plan(y, mean, sd, signal, kept, ar_coefs, ar_prior, n_states, max_spikes) -> Plan:
     intercept, amplitude, noise = start.spike_start(signal, kept)
-    largest = np.where(kept, signal, -np.inf).max(axis=0) - intercept
+    largest = signal.max(axis=0, where=kept, initial=-np.inf) - intercept
     # The grid must reach the largest jump; where that would take too many spikes, spikes must be larger.
     needed = np.ceil(np.max((largest + 4 * np.sqrt(noise)) / amplitude))
     grid = int(np.clip(needed, *_COUNT_LIMITS)) if max_spikes is None else int(max_spikes)

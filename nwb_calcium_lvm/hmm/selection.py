@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn.model_selection import KFold
 from tqdm.auto import tqdm
 
 from nwb_calcium_lvm.exceptions import DataError
+from nwb_calcium_lvm.recording import Recording
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,10 @@ class Selection:
         """Smallest number of states within one standard error of the best, for each observation model."""
         mean, error = self.mean, self.standard_error
         within = mean >= mean.max(axis=1, keepdims=True) - error
-        return {o: self.n_states[int(np.argmax(row))] for o, row in zip(self.observations, within, strict=True)}
+        return {
+            o: min(k for k, near in zip(self.n_states, row, strict=True) if near)
+            for o, row in zip(self.observations, within, strict=True)
+        }
 
     def to_pandas(self) -> Any:
         """Return a DataFrame with a row per model, number of states and fold."""
@@ -67,7 +72,7 @@ class Selection:
 
 def select_n_states(
     estimator: Any,
-    trials: Sequence[Any],
+    trials: Sequence[Any] | Recording,
     n_states: Iterable[int] = range(2, 10),
     *,
     observations: Sequence[str] | None = None,
@@ -80,8 +85,8 @@ def select_n_states(
     ----------
     estimator : CalciumHMM
         Everything but ``n_states`` and ``observation`` is taken from it.
-    trials : list of arrays (time, roi), or array (trial, time, roi)
-        Trials of the same neurons; cut a long recording into blocks.
+    trials : list of arrays (time, roi), array (trial, time, roi), or Recording
+        Trials of the same neurons (a Recording's segments); cut a long recording into blocks.
     n_states : iterable of int
         Numbers of states to try.
     observations : sequence of str, optional
@@ -94,21 +99,28 @@ def select_n_states(
     sizes, models = tuple(int(k) for k in n_states), tuple(observations or (estimator.observation,))
     if not sizes:
         raise DataError("n_states is empty; expected numbers of states to try, such as range(2, 10).")
-    splitter = KFold(cv) if isinstance(cv, int) else cv
-    n_folds = splitter.get_n_splits(np.arange(len(trials)))
-    if len(trials) < 2 or n_folds > len(trials):
+    n_trials = len(trials.segments) if isinstance(trials, Recording) else len(trials)
+    splitter = KFold(int(cv)) if isinstance(cv, Integral) else cv
+    n_folds = splitter.get_n_splits(np.arange(n_trials))
+    if not 2 <= n_folds <= n_trials:
         raise DataError(
-            f"There are {len(trials)} trials for {n_folds} folds; expected at least as many trials as folds. Cut a "
-            "long recording into blocks: np.array_split(dff, 10)."
+            f"There are {n_trials} trials for {n_folds} folds; expected 2 folds or more, and at least as many trials. "
+            "Cut a long recording into blocks: np.array_split(dff, 10)."
         )
     scores = np.empty((len(models), len(sizes), n_folds))
     with tqdm(total=scores.size, desc="n_states", unit="fit", disable=not verbose) as bar:
         for i, observation in enumerate(models):
             for j, k in enumerate(sizes):
-                for fold, (train, test) in enumerate(splitter.split(np.arange(len(trials)))):
+                for fold, (train, test) in enumerate(splitter.split(np.arange(n_trials))):
                     model: Any = clone(estimator)
                     model.set_params(n_states=k, observation=observation, verbose=0)
-                    model.fit([trials[t] for t in train])
-                    scores[i, j, fold] = model.score([trials[t] for t in test])
+                    model.fit(_part(trials, train))
+                    scores[i, j, fold] = model.score(_part(trials, test))
                     bar.update()
     return Selection(sizes, models, scores)
+
+
+def _part(trials: Any, chosen: NDArray[np.integer]) -> Any:
+    if isinstance(trials, Recording):
+        return trials.isel(time=np.isin(trials.segments.labels(), chosen))
+    return [trials[t] for t in chosen]

@@ -6,6 +6,8 @@ We cluster the autoregressive residual, smoothed over a few decay times, which i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
@@ -20,12 +22,15 @@ _MAX_CLUSTERED = 20_000  # frames shown to k-means; the rest are assigned to the
 def standardise(
     traces: NDArray[np.floating], mask: NDArray[np.bool_]
 ) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
-    """Return traces with mean 0 and sd 1 over observed samples, and the mean and sd (roi,) that were taken out."""
+    """Return traces with mean 0 and sd 1 over observed samples, 0 elsewhere, and the mean and sd (roi,) taken out."""
     n = np.maximum(mask.sum(axis=0), 1)
-    mean = np.where(mask, traces, 0.0).sum(axis=0, dtype=np.float64) / n
-    centred = np.where(mask, traces - mean, 0.0)
-    sd = np.sqrt((centred**2).sum(axis=0, dtype=np.float64) / n)
-    return centred / sd, mean, sd
+    mean = traces.sum(axis=0, where=mask, dtype=np.float64) / n
+    out = traces - mean.astype(traces.dtype)
+    out[~mask] = 0.0
+    sd = np.sqrt(np.einsum("tn,tn->n", out, out, dtype=np.float64) / n)
+    out /= sd.astype(traces.dtype)
+    # What rounding in single precision left of the mean is part of what was taken out.
+    return out, mean.astype(traces.dtype).astype(float), sd.astype(traces.dtype).astype(float)
 
 
 def ar_start(
@@ -34,15 +39,10 @@ def ar_start(
     """AR coefficients (roi, order) from autocovariances at lags above 0, which white measurement noise leaves alone.
 
     Solves γ_k = Σ_i α_i γ_{k-i} for k = order + 1 .. order + 6 by least squares, then moves poles into [0, 0.98].
+    ``y`` (time, roi) is centred, and 0 where not observed.
     """
-    n_lags = order + _LAGS
-    observed = np.where(mask, y, 0.0)
-    covariance = np.empty((n_lags + 1, y.shape[1]))
-    for lag in range(n_lags + 1):
-        pairs = scored(mask, first, lag) if lag else mask
-        product = observed[lag:] * observed[: len(y) - lag] if lag else observed**2
-        covariance[lag] = (product * pairs[lag:]).sum(axis=0) / np.maximum(pairs.sum(axis=0), 1)
-    rows = range(order + 1, n_lags + 1)
+    covariance = _autocovariance(y, mask, first, order + _LAGS)
+    rows = range(order + 1, order + _LAGS + 1)
     design = np.stack([[covariance[k - i] for i in range(1, order + 1)] for k in rows], axis=-1)  # (order, roi, k)
     design = np.moveaxis(design, 0, -1)  # (roi, k, order)
     target = np.stack([covariance[k] for k in rows], axis=-1)  # (roi, k)
@@ -50,6 +50,18 @@ def ar_start(
     gram += np.eye(order) * (1e-6 * np.trace(gram, axis1=1, axis2=2)[:, None, None] + 1e-12)
     coefs = np.linalg.solve(gram, np.einsum("nki,nk->ni", design, target)[..., None])[..., 0]
     return _real_poles(coefs)
+
+
+def _autocovariance(
+    y: NDArray[np.floating], mask: NDArray[np.bool_], first: NDArray[np.integer], n_lags: int
+) -> NDArray[np.floating]:
+    """Mean of y_t y_{t-k} over pairs in one trial with all between them observed, (lag, roi), for k = 0 .. n_lags."""
+    out = np.empty((n_lags + 1, y.shape[1]))
+    for lag in range(n_lags + 1):
+        pairs = scored(mask, first, lag)[lag:]
+        product = np.einsum("tn,tn,tn->n", y[lag:], y[: len(y) - lag], pairs)
+        out[lag] = product / np.maximum(pairs.sum(axis=0), 1)
+    return out
 
 
 def _real_poles(ar_coefs: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -68,12 +80,18 @@ def residual(
 ) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
     """Autoregressive residual (time, roi), 0 where it is not scored, and the mask of scored samples."""
     order = ar_coefs.shape[1]
-    observed = np.where(mask, y, 0.0)
-    e = observed.copy()
-    for i in range(1, order + 1):
-        e[i:] -= ar_coefs[:, i - 1] * observed[:-i]
+    e = y.astype(np.float32)  # it serves only to start from
+    for block in _blocks(y.shape[1]):
+        for i in range(1, order + 1):
+            e[i:, block] -= (ar_coefs[block, i - 1] * y[:-i, block]).astype(np.float32)
     kept = scored(mask, first, order)
-    return np.where(kept, e, 0.0), kept
+    e[~kept] = 0.0
+    return e, kept
+
+
+def _blocks(n_rois: int, size: int = 32) -> Iterator[slice]:
+    """Slices of a few ROIs at a time, so that temporary arrays stay small."""
+    return (slice(a, a + size) for a in range(0, n_rois, size))
 
 
 def smooth_within(
@@ -114,7 +132,15 @@ def spike_start(
     Spikes only push the residual up, so that its lower half shows the noise; then variance and third cumulant above
     the noise give the amplitude: κ₂ - ν² = c² λ and κ₃ = c³ λ.
     """
-    values = np.where(kept, e, np.nan)
+    parts = [_spike_start(np.where(kept[:, b], e[:, b], np.nan).astype(float)) for b in _blocks(e.shape[1])]
+    middle, amplitude, noise = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return middle, amplitude, noise
+
+
+def _spike_start(
+    values: NDArray[np.floating],
+) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
+    """:func:`spike_start` of a few ROIs, with NaN for what is not scored."""
     middle = np.nanmedian(values, axis=0)
     below = np.where(values < middle, values - middle, np.nan)
     noise = np.nanmean(below**2, axis=0)
