@@ -56,7 +56,7 @@ def as_mask(mask: ArrayLike | None, dff: NDArray[np.floating], roi_ids: NDArray[
         frame, roi = np.argwhere(bad)[0]
         raise DataError(
             f"dff contains NaN or infinity outside the mask: {bad.sum()} samples, the first at frame {frame} of ROI "
-            f"{roi_ids[roi]}. If these samples are missing, pass mask=np.isfinite(dff)."
+            f"{roi_ids[roi]}. If these samples are missing, pass Recording(dff, mask=np.isfinite(dff))."
         )
     return observed
 

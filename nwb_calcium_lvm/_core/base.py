@@ -14,7 +14,12 @@ from nwb_calcium_lvm.exceptions import DataError
 class CalciumEstimator(BaseEstimator):
     """Base class: takes whatever :mod:`nwb_calcium_lvm._core.coerce` accepts, is saved without pickle."""
 
-    __metadata_request__fit = {"groups": True}  # noqa: RUF012  scikit-learn reads a class attribute
+    # With scikit-learn's metadata routing on, groups reach every step; it reads these class attributes.
+    __metadata_request__fit = {"groups": True}  # noqa: RUF012
+    __metadata_request__score = {"groups": True}  # noqa: RUF012
+    __metadata_request__transform = {"groups": True}  # noqa: RUF012
+    __metadata_request__predict = {"groups": True}  # noqa: RUF012
+    __metadata_request__predict_proba = {"groups": True}  # noqa: RUF012
 
     sampling_rate: float | None
     n_features_in_: int
@@ -45,7 +50,10 @@ class CalciumEstimator(BaseEstimator):
 
     @classmethod
     def _restore(cls, parameters: dict[str, Any], fitted: dict[str, Any]) -> Self:
-        """Rebuild a fitted estimator from its constructor arguments and fitted attributes."""
+        """Rebuild a fitted estimator from its constructor arguments and fitted attributes; TypeError if not its own."""
+        wrong = [k for k in fitted if not k.endswith("_") or k.startswith("_") or hasattr(cls, k)]
+        if wrong:
+            raise TypeError(f"{wrong} are not what a {cls.__name__} learns")
         estimator = cls(**parameters)
         for name, value in fitted.items():
             setattr(estimator, name, value)

@@ -20,10 +20,17 @@ def save_model(estimator: Any, path: str | Path) -> Path:
     from nwb_calcium_lvm.io.archive import write_archive
 
     check_is_fitted(estimator)
+    name = type(estimator).__name__
+    if name not in _CLASSES:
+        raise DataError(f"A {name} cannot be saved, since load_model builds only {', '.join(_CLASSES)}.")
     fitted = {k: v for k, v in vars(estimator).items() if k.endswith("_") and not k.startswith("_")}
-    arrays = {k: np.asarray(v) for k, v in fitted.items() if isinstance(v, np.ndarray)}
-    plain = {k: v for k, v in fitted.items() if k not in arrays}
-    header = {"class": type(estimator).__name__, "parameters": estimator.get_params(deep=False), "fitted": plain}
+    found = {k: v for k, v in fitted.items() if isinstance(v, np.ndarray)}
+    # NumPy would pickle arrays of objects, such as names of columns or ROIs from pandas: they are lists in the header.
+    objects = {k: v.tolist() for k, v in found.items() if v.dtype == object}
+    arrays = {k: v for k, v in found.items() if k not in objects}
+    plain = {k: v for k, v in fitted.items() if k not in found}
+    parameters = estimator.get_params(deep=False)
+    header = {"class": name, "parameters": parameters, "fitted": plain, "objects": objects}
     return write_archive(Path(path), header, arrays)
 
 
@@ -38,8 +45,12 @@ def load_model(path: str | Path) -> Any:
     from nwb_calcium_lvm.io.archive import read_archive
 
     header, arrays = read_archive(Path(path))
-    name = header.get("class")
+    name = str(header.get("class"))
     if name not in _CLASSES:
         raise DataError(f"{path} holds a model of class {name!r}; this version knows {', '.join(_CLASSES)}.")
     cls = getattr(import_module(_CLASSES[name]), name)
-    return cls._restore(header["parameters"], {**header["fitted"], **arrays})
+    try:
+        objects = {k: np.array(v, dtype=object) for k, v in header["objects"].items()}
+        return cls._restore(header["parameters"], {**header["fitted"], **objects, **arrays})
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(f"{path} does not hold what makes a {name} ({error!r}). Save the model again.") from error

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,21 +19,46 @@ from nwb_calcium_lvm.exceptions import DataError, WriteError
 FORMAT = "nwb_calcium_lvm model"
 VERSION = 1
 _HEADER = "header.json"
+# What NumPy, zipfile and json raise for files that are cut off, forged or of another kind.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    EOFError,
+    AttributeError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def write_archive(path: Path, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Path:
     """Write ``header`` and ``arrays`` to ``path``, replacing what is there only once all of it is on disk."""
+    pickled = [name for name, array in arrays.items() if array.dtype.hasobject]
+    if pickled:
+        raise TypeError(f"{pickled} are arrays of objects, which NumPy would pickle; put them into the header")
     text = json.dumps({"format": FORMAT, "version": VERSION, **header}, default=_plain, allow_nan=True)
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
-        raise WriteError(f"Cannot write in {path.parent} ({error}). Choose a folder that exists and is writable.") from error
+        raise WriteError(
+            f"Cannot write in {path.parent} ({error}). Choose a folder that exists and is writable."
+        ) from error
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, **{_HEADER: np.frombuffer(text.encode(), np.uint8)}, **arrays)  # pyright: ignore[reportArgumentType]
+            content = {_HEADER: np.frombuffer(text.encode(), np.uint8), **arrays}
+            np.savez(file, **content)  # pyright: ignore[reportArgumentType]
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(temporary, path.stat().st_mode if path.exists() else 0o666 & ~_umask())
         os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise WriteError(f"{path} could not be written, and is as it was ({error}).") from error
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -51,16 +77,23 @@ def read_archive(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         header = json.loads(bytes(arrays.pop(_HEADER)).decode())
+        kind, version = header["format"], int(header["version"])
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist. Expected a model saved by estimator.save(path).") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path} is not a model saved by estimator.save(path) ({error}).") from error
-    if header.get("format") != FORMAT or header.get("version", 0) > VERSION:
+    if kind != FORMAT or version > VERSION:
         raise DataError(
-            f"{path} has format {header.get('format')!r} version {header.get('version')}; this version of the package "
-            f"reads {FORMAT!r} up to version {VERSION}. Update the package, or save the model again."
+            f"{path} has format {kind!r} version {version}; this version of the package reads {FORMAT!r} up to version "
+            f"{VERSION}. Update the package, or save the model again."
         )
     return header, arrays
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _plain(value: Any) -> Any:
