@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from nwb_calcium_lvm import simulate
 from nwb_calcium_lvm.cli import app
-from nwb_calcium_lvm.cli._console import table
+from nwb_calcium_lvm.cli._console import _in_a_line, table
 from nwb_calcium_lvm.cli._fit import parameters_of
 from nwb_calcium_lvm.io.demo_file import write_session_nwb
 
@@ -262,6 +262,19 @@ def test_debug_shows_where_it_went_wrong(tmp_path):
 def test_parameters_are_json_or_text():
     found = parameters_of({"n_states": 4, "observation": None}, ["tol=1e-3", "solver=gradient", "sampling_rate=null"])
     assert found == {"n_states": 4, "tol": 1e-3, "solver": "gradient", "sampling_rate": None}
+
+
+@pytest.mark.parametrize(
+    ("worded_for_python", "in_a_line"),
+    [
+        ("Pass overwrite=True,\n or another name=.", "Pass --overwrite, or another --name ."),
+        ("pass path= in a folder that is.", "pass --out in a folder that is."),
+        ("sampling_rate=0 is not a rate", "--sampling-rate 0 is not a rate"),
+        ("filename=3 and my-path=4 stay", "filename=3 and my-path=4 stay"),
+    ],
+)
+def test_options_have_the_names_they_have_here(worded_for_python, in_a_line):
+    assert _in_a_line(worded_for_python) == in_a_line
 
 
 def test_tables_are_aligned():

@@ -73,7 +73,7 @@ def _cell(value: Any) -> str:
 
 
 def _in_a_line(text: Any) -> str:
-    return _FLAG.sub(lambda found: _FLAGS[found[0]], " ".join(str(text).split()))
+    return " ".join(_FLAG.sub(lambda found: _FLAGS[found[0]], str(text)).split())
 
 
 def _message(error: Exception) -> str:
