@@ -26,7 +26,9 @@ def session():
 
 
 def small(**options):
-    return CalciumHMM(**{"n_states": 2, "n_init": 1, "max_iter": 5, "random_state": 0, **options})
+    return CalciumHMM(
+        **{"n_states": 2, "n_init": 1, "max_iter": 5, "random_state": 0, "max_spikes_per_frame": 8, **options}
+    )
 
 
 @pytest.fixture(scope="module")

@@ -137,7 +137,7 @@ def _from_arrays(estimator: Any, X: Any, rate: float | None, groups: Any, reset:
 
 def _refuse_what_is_no_array(X: Any) -> None:
     """Name what is accepted, where NumPy would fail without saying it, or lose something."""
-    if X is None or isinstance(X, bytes | dict | set) or np.isscalar(X):
+    if X is None or type(X) in (bytes, dict, set) or np.isscalar(X):  # a sparse matrix may be a kind of dict
         raise DataError(f"X is a {type(X).__name__}. Expected {ACCEPTED}.")
     parts = X if isinstance(X, list | tuple) else [X]
     depths = sorted({_depth(part) for part in parts})

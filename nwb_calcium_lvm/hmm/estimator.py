@@ -387,7 +387,8 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
             padded[: len(probs)] = probs
             params = learned.model(self).params
             mean, variance = infer_activity(learned.emission(self), params, data, padded, chunk=chunk)
-            return np.asarray(mean)[: len(probs)], np.asarray(variance)[: len(probs)]
+            variance = np.maximum(np.asarray(variance)[: len(probs)], 0.0)  # rounding may leave it below
+            return np.asarray(mean)[: len(probs)], variance
 
     def _need_spikes(self, what: str) -> None:
         check_is_fitted(self)
