@@ -202,7 +202,7 @@ def peak_and_width(curve: ArrayLike, time: ArrayLike, *, level: float = 0.5) -> 
     """Return the peak of a curve and its width at a fraction of its height.
 
     Crossings are placed between samples by linear interpolation; a curve that stays above the level up to an end of
-    the axis is as wide as the axis on that side.
+    the axis is as wide as the axis on that side. A curve that never rises above 0 has no peak: NaN.
 
     Parameters
     ----------
@@ -217,6 +217,8 @@ def peak_and_width(curve: ArrayLike, time: ArrayLike, *, level: float = 0.5) -> 
     if y.ndim != 1 or y.shape != t.shape:
         raise ValueError(f"curve has shape {y.shape} and time {t.shape}; expected one value per time, (time,).")
     top = int(np.argmax(y))
+    if not y[top] > 0:
+        return Peak(float("nan"), float(y[top]), float("nan"))
     threshold = level * y[top]
     below = y < threshold
     left, right = np.flatnonzero(below[:top]), np.flatnonzero(below[top:])

@@ -115,6 +115,7 @@ def test_peak_and_width_of_a_triangle_and_of_a_gaussian():
     assert metrics.peak_and_width(gaussian, time).width == pytest.approx(2 * np.sqrt(2 * np.log(2)) * 1.5, rel=1e-2)
     rising = metrics.peak_and_width([0.0, 0.5, 1.0], [0.0, 1.0, 2.0])
     assert rising == pytest.approx((2.0, 1.0, 1.0))
+    assert metrics.peak_and_width(np.zeros(3), np.arange(3.0)) == pytest.approx((np.nan, 0.0, np.nan), nan_ok=True)
 
 
 def test_one_standard_error_choice_prefers_the_simple():

@@ -25,7 +25,7 @@ def odor_surrogate(
     """Simulate trials with an odor that most of them answer with an onset state and then an offset state.
 
     Before and after the answer, spontaneous states with small assemblies follow one another. Calcium is
-    autoregressive of order 1 with a decay of about a second, so that it outlasts the onset state. Neurons differ in
+    autoregressive of order 1 with a decay of about 1.5 s, so that it outlasts the onset state. Neurons differ in
     amplitude, decay and noise, and each trial has a gain and a baseline of its own, which no model here assumes.
 
     Parameters
@@ -61,15 +61,15 @@ def odor_surrogate(
         ]
     )
     rates_hz = _rates(n_rois, n_spontaneous, rng)
-    gain = rng.lognormal(0.0, 0.15, size=(n_trials, 1, n_rois))
+    gain = rng.lognormal(0.0, 0.3, size=(n_trials, 1, n_rois))
     spikes = rng.poisson(gain * rates_hz[states] / sampling_rate)
-    decay_time = rng.lognormal(np.log(1.0), 0.25, size=n_rois)
+    decay_time = rng.lognormal(np.log(1.5), 0.25, size=n_rois)
     ar_coefs = np.exp(-1.0 / (sampling_rate * decay_time))[:, None]
     amplitude = rng.lognormal(np.log(0.25), 0.3, size=n_rois)
-    noise_variance = rng.lognormal(np.log(0.05**2), 0.3, size=n_rois)
-    measurement_sd = rng.lognormal(np.log(0.05), 0.3, size=n_rois)
+    noise_variance = rng.lognormal(np.log(0.08**2), 0.3, size=n_rois)
+    measurement_sd = rng.lognormal(np.log(0.08), 0.3, size=n_rois)
     calcium = ar_calcium(spikes, ar_coefs, amplitude, noise_variance, random_state=rng)
-    baseline = 0.02 * rng.standard_normal((n_trials, 1, n_rois))
+    baseline = 0.05 * rng.standard_normal((n_trials, 1, n_rois))
     start = np.arange(n_trials) * (duration + 10.0)
     return SimulatedSession(
         traces=calcium + baseline + measurement_sd * rng.standard_normal(calcium.shape),
@@ -124,7 +124,7 @@ def _rates(n_rois: int, n_spontaneous: int, rng: np.random.Generator) -> NDArray
     """Draw rates in Hz, shape (state, roi): sparse responses to the odor and its end, small spontaneous assemblies."""
     n_states = OFFSET + 1 + n_spontaneous
     quiet = rng.lognormal(np.log(0.08), 0.7, size=n_rois)
-    share = np.full(n_states, 0.10)
-    share[ONSET], share[OFFSET] = 0.25, 0.15
+    share = np.full(n_states, 0.08)
+    share[ONSET], share[OFFSET] = 0.20, 0.12
     active = rng.random((n_states, n_rois)) < share[:, None]
-    return quiet + active * rng.lognormal(np.log(1.5), 0.5, size=(n_states, n_rois))
+    return quiet + active * rng.lognormal(np.log(1.0), 0.5, size=(n_states, n_rois))
