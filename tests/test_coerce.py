@@ -197,7 +197,7 @@ def from_nwb(nwb):
 def test_nwb_path(nwb, from_nwb, whole):
     for X in (nwb, str(nwb)):
         same_model(small().fit(X), from_nwb)
-    same_model(from_nwb, whole, rtol=1e-4)  # stored in single precision
+    same_model(from_nwb, whole, rtol=1e-3)  # stored in single precision
     assert from_nwb.sampling_rate_ == 8.0
     assert from_nwb.predict_proba(nwb).shape == (200, 2)
     assert from_nwb.infer(nwb).source.path == nwb.resolve()

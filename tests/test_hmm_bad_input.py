@@ -153,7 +153,7 @@ def test_values_that_are_no_fluorescence(traces, factor):
 
 
 def test_counts_that_are_none(traces):
-    with pytest.raises(DataError, match='takes spike counts, but X holds.*use observation="calcium"'):
+    with pytest.raises(DataError, match=r'takes spike counts, but X holds.*use observation="calcium"'):
         small(observation="poisson").fit(traces)
 
 
