@@ -281,3 +281,11 @@ def test_plotting_needs_neither_jax_nor_pynwb():
 def test_bad_input_is_answered_with_what_was_expected(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_tallest_transient_of_the_top_trace_is_inside_the_picture():
+    traces = np.random.default_rng(0).normal(0.0, 0.1, size=(500, 6))
+    traces[200:230, :] += 1.0
+    traces[300:303, 0] += 2.5
+    ax = plotting.traces(traces)
+    assert ax.get_ylim()[1] > max(line.get_ydata().max() for line in ax.lines[:6])

@@ -62,12 +62,15 @@ def traces(
     with _wholly_missing_allowed():
         rest, high = np.nanquantile(shown, [0.5, 0.999], axis=0)
         step = 1.1 * float(np.nanmedian(high - rest))
+        peaks = np.nanmax(shown, axis=0) - rest
     step = step if np.isfinite(step) and step > 0 else 1.0
     offsets = -step * np.arange(len(columns))
     for i, offset in enumerate(offsets):
         ax.plot(clock, shown[:, i] - rest[i] + offset, color=INK, lw=0.6)
     ax.set_yticks(offsets, [str(name) for name in names])
-    ax.set_ylim(offsets[-1] - 0.5 * step, 1.2 * step)
+    # Room above for the tallest transient of the upper rows, but not for an artefact that would flatten all the rest.
+    top = np.nanmax(np.append(peaks + offsets, 0.0)) + 0.1 * step
+    ax.set_ylim(offsets[-1] - 0.5 * step, np.clip(top, 1.2 * step, 3.0 * step))
     ax.set_xlim(clock[0], clock[-1])
     ax.set_xlabel(label)
     ax.set_ylabel("ROI")
