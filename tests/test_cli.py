@@ -295,3 +295,12 @@ def test_demo_goes_the_whole_way_and_finds_the_states(tmp_path):
     assert "simulated:" in said
     accuracy = float(said.split("frames in the right state:")[1].split()[0])
     assert accuracy > 90.0
+
+
+def test_trials_asked_of_a_file_without_a_table_are_refused_in_the_words_of_the_command(truth, tmp_path):
+    from dataclasses import replace
+
+    path = write_session_nwb(replace(truth, trials=None), tmp_path / "session.nwb")
+    said = run("fit", "hmm", path, "--event", "event_time", code=1)
+    assert "no trials table" in said
+    assert "--trials" in said

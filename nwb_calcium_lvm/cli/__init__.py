@@ -24,7 +24,7 @@ app.add_typer(fit_app, name="fit")
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")]
-Source = Annotated[Path, typer.Argument(help="An NWB file or a Suite2p folder.", show_default=False)]
+Source = Annotated[Path, typer.Argument(metavar="PATH", help="An NWB file or a Suite2p folder.", show_default=False)]
 Plane = Annotated[int | None, typer.Option(help="Imaging plane. Default: all planes.")]
 Series = Annotated[str | None, typer.Option(help="Path of the series in the NWB file, where several could be meant.")]
 Rate = Annotated[float | None, typer.Option(help="Frames per second, where the file does not say or says it wrong.")]

@@ -185,7 +185,7 @@ def _plan(result: InferenceResult, output: Output, source: Recording | None) -> 
 def _say_plan(recording: Recording, estimator: Any, plan: list[str], picture: Path | None, say: Say) -> None:
     for line in facts(recording):
         say(f"  {line}")
-    say(f"Would fit {estimator!r}")
+    say(f"Would fit {estimator.n_states} states: {estimator!r}")
     say(f"Would write {plan[0]}, among others:")
     for line in plan[1:]:
         say(f"  {line}")

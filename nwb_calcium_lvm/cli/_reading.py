@@ -50,6 +50,11 @@ class Reading:
         if not self.path.exists():
             raise DataError(f"{self.path} does not exist. Expected an NWB file or a Suite2p folder.")
         recording = self._whole()
+        if (self.trials or self.event) and recording.trials is None:
+            raise DataError(
+                f"{self.path} has no trials table (or an empty one). Pass --trials with the name of another intervals "
+                "table, or fit the whole recording."
+            )
         if self.event is not None:
             return recording.align(self.event, self.window)
         return recording if self.trials is None else recording.select_trials()
