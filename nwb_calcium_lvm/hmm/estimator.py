@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import warnings
-from numbers import Integral, Real
 from typing import Any, Self
 
 import jax
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from nwb_calcium_lvm._core.base import CalciumEstimator
 from nwb_calcium_lvm._core.coerce import Trials
 from nwb_calcium_lvm.exceptions import DataError
-from nwb_calcium_lvm.hmm import fitting, learned
+from nwb_calcium_lvm.hmm import checks, fitting, learned
 from nwb_calcium_lvm.hmm.data import Data, pack, scored
 from nwb_calcium_lvm.hmm.em import decode_states, filter_states, infer_activity, infer_states
-from nwb_calcium_lvm.hmm.plans import OBSERVATIONS, Plan, plan_for
+from nwb_calcium_lvm.hmm.plans import plan_for
 from nwb_calcium_lvm.hmm.results import build_result
 from nwb_calcium_lvm.hmm.sampling import sample_session
 from nwb_calcium_lvm.observations.autoregression import decay_time
 from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.result import InferenceResult
-
-SOLVERS = ("em", "gradient")
 
 
 class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstimator):
@@ -184,12 +179,12 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
             States to start from, 0 .. n_states - 1 and -1 where unknown, in the form of X (known stimuli, say).
             States then keep these numbers.
         """
-        self._check_parameters()
+        checks.check_parameters(self)
         trials = self._coerce(X, groups=groups, reset=True)
         recording = trials.recording
-        labels = self._as_labels(init_states, recording)
+        labels = checks.as_labels(self, init_states, recording)
         rate = recording.sampling_rate or self.sampling_rate
-        self._check_length(recording)
+        checks.check_length(self, recording)
         plan = plan_for(self.observation, recording, self.n_states, self.ar_order, self.max_spikes_per_frame, rate)
         rng = check_random_state(self.random_state)
         climb = fitting.fit(plan, recording, self._settings(), rng, labels)
@@ -199,7 +194,7 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
         probs, self.log_likelihood_ = self._smooth(recording)
         if labels is None:
             learned.reorder(self, np.argsort(-probs.sum(axis=0), kind="stable"))
-        self._warn(plan, recording)
+        checks.warn(self, plan, recording)
         return self
 
     def fit_transform(self, X: Any, y: Any = None, *, groups: Any = None, init_states: Any = None) -> Any:
@@ -404,71 +399,3 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
                 f"observation={self.observation!r} has no spike amplitude, hence no {what}. Fit with "
                 'observation="calcium".'
             )
-
-    # -- Checks ---------------------------------------------------------------------------------------------------
-
-    def _check_parameters(self) -> None:
-        for name, least in (("n_states", 1), ("ar_order", 1), ("n_init", 1), ("max_iter", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name}={value!r}; expected a whole number of at least {least}.")
-        for name in ("tol", "stickiness", "transition_prior", "prior_frames"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) or not 0 <= float(value) < np.inf:
-                raise ValueError(f"{name}={value!r}; expected a number of at least 0.")
-        for name, known in (("observation", OBSERVATIONS), ("solver", SOLVERS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r}; expected one of {', '.join(known)}.")
-        most, rate = self.max_spikes_per_frame, self.sampling_rate
-        if most is not None and (not isinstance(most, Integral) or most < 1):
-            raise ValueError(f"max_spikes_per_frame={most!r}; expected a whole number of at least 1, or None.")
-        if rate is not None and (not isinstance(rate, Real) or not 0 < float(rate) < np.inf):
-            raise ValueError(f"sampling_rate={rate!r}; expected frames per second, above 0, or None.")
-
-    def _check_length(self, recording: Recording) -> None:
-        n_frames = recording.n_frames
-        if n_frames < self.n_states:
-            raise DataError(
-                f"X has {n_frames} frames (n_samples={n_frames}) but the model has {self.n_states} states. Expected "
-                "many more frames than states; is X (time, roi)?"
-            )
-        n_scored = scored(recording.mask, recording.segments.bounds[:, 0], self._order).sum(axis=0)
-        short = n_scored < max(2, self._order + 2)
-        if short.any():
-            raise DataError(
-                f"{short.sum()} of {recording.n_rois} ROIs have fewer than {max(2, self._order + 2)} samples to fit: "
-                f"each sample needs {self._order} observed frames before it in its trial. Pass longer trials, or leave "
-                f"out ROIs {', '.join(str(i) for i in recording.roi_ids[short][:8])}."
-            )
-
-    def _as_labels(self, init_states: Any, recording: Recording) -> NDArray[np.integer] | None:
-        if init_states is None:
-            return None
-        # A stack (trial, time) or a list of trials lies end to end, as the traces do.
-        parts = init_states if isinstance(init_states, list | tuple) else []
-        is_list = len(parts) > 0 and all(np.ndim(part) == 1 for part in parts)
-        labels = np.concatenate([np.asarray(part) for part in parts]) if is_list else np.ravel(init_states)
-        if labels.shape != (recording.n_frames,) or not np.issubdtype(labels.dtype, np.integer):
-            raise DataError(
-                f"init_states has shape {labels.shape} and dtype {labels.dtype}; expected a whole number per frame, "
-                f"({recording.n_frames},): 0 .. {self.n_states - 1}, or -1 where unknown."
-            )
-        missing = sorted(set(range(self.n_states)) - set(labels.tolist()))
-        if missing or labels.min() < -1 or labels.max() >= self.n_states:
-            raise DataError(
-                f"init_states holds the states {sorted(set(labels.tolist()))}; expected each of 0 .. "
-                f"{self.n_states - 1} at least once, and -1 where unknown."
-            )
-        return labels
-
-    def _warn(self, plan: Plan, recording: Recording) -> None:
-        if not self.converged_:
-            warnings.warn(
-                f"CalciumHMM stopped at max_iter={self.max_iter} before a step gained less than tol={self.tol:g} nats "
-                "per sample. Raise max_iter, or tol if the states no longer change.",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
-        if self.observation == "calcium":
-            learned.warn_beyond_grid(self, plan)
-            learned.warn_of_short_decay(self, recording)

@@ -164,6 +164,9 @@ class _Climber:
                 break
             gains = np.diff(posteriors[-steps - 1 :])
             converged = bool(len(gains) and np.abs(gains[-1]) / self.n_samples < self.settings.tol)
+        if self.bar.total is not None:  # steps that convergence saves count as done
+            self.bar.total -= max(0, n_steps - len(posteriors))
+            self.bar.refresh()
         model = state if self.settings.solver == "em" else constrain(self.emission, state[0])
         return Climb(model, np.array(likelihoods), np.array(posteriors), converged)
 

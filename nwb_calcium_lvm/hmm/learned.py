@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import jax
@@ -10,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from nwb_calcium_lvm.exceptions import DataWarning
 from nwb_calcium_lvm.hmm.em import Model
 from nwb_calcium_lvm.hmm.emissions import (
     CalciumEmission,
@@ -22,8 +20,6 @@ from nwb_calcium_lvm.hmm.emissions import (
     poisson,
 )
 from nwb_calcium_lvm.hmm.inference import Chain
-from nwb_calcium_lvm.hmm.plans import Plan
-from nwb_calcium_lvm.recording import Recording
 
 _PER_STATE = ("initial_probs_", "spikes_per_frame_", "means_", "variances_")
 
@@ -88,39 +84,3 @@ def dwell_frames(transition_matrix: NDArray[np.floating]) -> NDArray[np.floating
     """Mean length of a visit to each state in frames, (state,); infinite where a state is never left."""
     with np.errstate(divide="ignore"):
         return 1.0 / (1.0 - np.diag(transition_matrix))
-
-
-def warn_beyond_grid(estimator: Any, plan: Plan) -> None:
-    """Warn where the largest jump of a trace needs more spikes than the grid of counts holds."""
-    c = estimator.spike_amplitude_ / plan.sd
-    largest = plan.signal.max(axis=0, where=plan.kept, initial=-np.inf)
-    beyond = largest > (estimator.max_spikes_per_frame_ + 0.5) * c
-    if beyond.any():
-        names = ", ".join(str(i) for i in estimator.roi_ids_[beyond][:8])
-        warnings.warn(
-            f"{beyond.sum()} ROIs jump by more than {estimator.max_spikes_per_frame_} spikes in a frame ({names}"
-            f"{', ...' if beyond.sum() > 8 else ''}): single spikes are small against the noise there, or frames hold "
-            "artefacts. Look at these traces; raise max_spikes_per_frame if the jumps are real.",
-            DataWarning,
-            stacklevel=4,
-        )
-
-
-def warn_of_short_decay(estimator: Any, recording: Recording) -> None:
-    """Warn where calcium seems to decay much faster than the indicator does: a sign of measurement noise.
-
-    The model has all its noise inside the autoregression, so that noise which does not outlast its frame pulls the
-    coefficients down. States survive that; time constants do not.
-    """
-    if recording.indicator is None or estimator.sampling_rate_ is None:
-        return
-    found = float(np.median(estimator.decay_time_))
-    expected = recording.indicator.decay_time
-    if found < expected / 3:
-        warnings.warn(
-            f"The median decay time is {found:.3g} s, but {recording.indicator.name} decays in about {expected:.3g} s. "
-            "The traces hold noise that does not outlast a frame, which this model can only explain by fast decay. The "
-            "states are still of use; take decay_time_ and spike_amplitude_ with care.",
-            DataWarning,
-            stacklevel=4,
-        )

@@ -16,6 +16,7 @@ from sklearn.cluster import KMeans
 from nwb_calcium_lvm.hmm.data import scored
 
 _LAGS = 6  # autocovariances used for the AR start
+_LONE = 5.0  # times the fifth largest jump: a jump beyond that stands alone
 _MAX_CLUSTERED = 20_000  # frames shown to k-means; the rest are assigned to the nearest centre
 
 
@@ -59,7 +60,7 @@ def _autocovariance(
     out = np.empty((n_lags + 1, y.shape[1]))
     for lag in range(n_lags + 1):
         pairs = scored(mask, first, lag)[lag:]
-        product = np.einsum("tn,tn,tn->n", y[lag:], y[: len(y) - lag], pairs)
+        product = np.einsum("tn,tn,tn->n", y[lag:], y[: max(0, len(y) - lag)], pairs)
         out[lag] = product / np.maximum(pairs.sum(axis=0), 1)
     return out
 
@@ -142,10 +143,13 @@ def _spike_start(
 ) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
     """:func:`spike_start` of a few ROIs, with NaN for what is not scored."""
     middle = np.nanmedian(values, axis=0)
-    below = np.where(values < middle, values - middle, np.nan)
-    noise = np.nanmean(below**2, axis=0)
+    # A frame that towers over all others is an artefact, or a burst that need not set the size of a spike.
+    values = np.minimum(values, middle + _LONE * fifth_largest(values, middle))
+    spread = np.nanvar(values, axis=0)
+    below = np.where(values <= middle, values - middle, np.nan)
+    noise = np.maximum(np.nanmean(below**2, axis=0), 1e-4 * spread)
     centred = values - np.nanmean(values, axis=0)
-    excess = np.maximum(np.nanmean(centred**2, axis=0) - noise, 0.0)
+    excess = np.maximum(spread - noise, 0.0)
     third = np.nanmean(centred**3, axis=0)
     top = np.nanmax(values, axis=0) - middle
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -153,4 +157,22 @@ def _spike_start(
     sd = np.sqrt(noise)
     # Between two noise sds, below which single spikes cannot be told apart, and the largest jump.
     amplitude = np.clip(amplitude, np.minimum(2.0 * sd, top), np.maximum(top, 2.0 * sd))
-    return middle, amplitude, np.maximum(noise, 1e-8)
+    return middle, np.maximum(amplitude, 1e-3), np.maximum(noise, 1e-8)
+
+
+def fifth_largest(values: NDArray[np.floating], middle: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Fifth largest value of each column above ``middle``, NaN left out; the largest where there are fewer than ten."""
+    filled = np.where(np.isnan(values), -np.inf, values)
+    rank = 5 if len(values) >= 10 else 1
+    return np.partition(filled, -rank, axis=0)[-rank] - middle
+
+
+def lone_peaks(e: NDArray[np.floating], kept: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """ROI and frame of each residual that is more than five times the fifth largest of its ROI: likely artefacts."""
+    found = []
+    for block in _blocks(e.shape[1]):
+        values = np.where(kept[:, block], e[:, block], np.nan)
+        middle = np.nanmedian(values, axis=0)
+        beyond = np.nanmax(values, axis=0) - middle > _LONE * fifth_largest(values, middle)
+        found += [(block.start + int(i), int(np.nanargmax(values[:, i]))) for i in np.flatnonzero(beyond)]
+    return found
