@@ -83,8 +83,8 @@ def warn(estimator: Any, plan: Plan, recording: Recording) -> None:
     """Say what a user should know before trusting a fit."""
     if not estimator.converged_:
         warnings.warn(
-            f"CalciumHMM stopped at max_iter={estimator.max_iter} before a step gained less than tol={estimator.tol:g} nats "
-            "per sample. Raise max_iter, or tol if the states no longer change.",
+            f"CalciumHMM stopped at max_iter={estimator.max_iter} before a step gained less than tol={estimator.tol:g} "
+            "nats per sample. Raise max_iter, or tol if the states no longer change.",
             ConvergenceWarning,
             stacklevel=3,
         )

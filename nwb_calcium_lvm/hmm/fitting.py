@@ -89,27 +89,35 @@ def fit(
         with tqdm(total=total, desc="CalciumHMM", unit="step", disable=not settings.verbose) as bar:
             climber = _Climber(plan.emission, data, prior, chunk, settings, bar)
             candidates = [_candidate(plan, recording, settings, rng, labels, i) for i in range(n_starts)]
-            if n_starts == 1:
-                return climber.climb(candidates[0], settings.max_iter)
-            burnt = [climber.climb(model, min(_BURN_IN, settings.max_iter)) for model in candidates]
-            ends = [b.log_posteriors[-1] for b in burnt]
-            log.info("log posterior of the starts after %d steps: %s", _BURN_IN, np.round(ends, 2))
-            if not np.isfinite(ends).any():
-                raise FloatingPointError(
-                    f"All {n_starts} starts ended in NaN. Check the traces for extreme values (dF/F beyond 1e6?), or "
-                    "try fewer states."
-                )
-            best = burnt[int(np.nanargmax(ends))]
-            done = len(best.log_posteriors)
-            if best.converged or done >= settings.max_iter:
-                return best
-            rest = climber.climb(best.model, settings.max_iter - done)
-            return Climb(
-                rest.model,
-                np.concatenate([best.log_likelihoods, rest.log_likelihoods]),
-                np.concatenate([best.log_posteriors, rest.log_posteriors]),
-                rest.converged,
+            climb = _climb_from(candidates, climber, settings)
+            bar.total = bar.n  # steps that convergence saved
+            bar.refresh()
+        if not np.isfinite(climb.log_posteriors[-1]):
+            raise FloatingPointError(
+                f"The fit ended in a log posterior of {climb.log_posteriors[-1]} from {n_starts} starts. Check the "
+                "traces for extreme values (dF/F beyond 1e6?), or try fewer states."
             )
+        return climb
+
+
+def _climb_from(candidates: list[Model], climber: _Climber, settings: Settings) -> Climb:
+    """A few steps from each candidate, then the best one to the end."""
+    if len(candidates) == 1:
+        return climber.climb(candidates[0], settings.max_iter)
+    burnt = [climber.climb(model, min(_BURN_IN, settings.max_iter)) for model in candidates]
+    ends = [b.log_posteriors[-1] for b in burnt]
+    log.info("log posterior of the starts after %d steps: %s", _BURN_IN, np.round(ends, 2))
+    best = burnt[int(np.argmax(np.where(np.isfinite(ends), ends, -np.inf)))]
+    done = len(best.log_posteriors)
+    if best.converged or done >= settings.max_iter:
+        return best
+    rest = climber.climb(best.model, settings.max_iter - done)
+    return Climb(
+        rest.model,
+        np.concatenate([best.log_likelihoods, rest.log_likelihoods]),
+        np.concatenate([best.log_posteriors, rest.log_posteriors]),
+        rest.converged,
+    )
 
 
 def chunk_for(emission: Emission, n_rois: int, n_states: int) -> int:
@@ -164,9 +172,6 @@ class _Climber:
                 break
             gains = np.diff(posteriors[-steps - 1 :])
             converged = bool(len(gains) and np.abs(gains[-1]) / self.n_samples < self.settings.tol)
-        if self.bar.total is not None:  # steps that convergence saves count as done
-            self.bar.total -= max(0, n_steps - len(posteriors))
-            self.bar.refresh()
         model = state if self.settings.solver == "em" else constrain(self.emission, state[0])
         return Climb(model, np.array(likelihoods), np.array(posteriors), converged)
 
