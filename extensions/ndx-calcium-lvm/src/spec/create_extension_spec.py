@@ -40,11 +40,13 @@ def json_dataset(name: str, doc: str) -> NWBDatasetSpec:
     return NWBDatasetSpec(name=name, doc=doc, dtype="text", quantity="?")
 
 
-# hdmf reads an optional link that is absent as any other link of a matching type. So no type has two links whose targets
-# could be of one type; a second one is an attribute that refers to an object.
+# hdmf reads an optional link that is absent as any other link of a matching type. So no type has two links whose
+# targets could be of one type; a second one is an attribute that refers to an object.
 def reference(name: str, target_type: str, doc: str) -> NWBAttributeSpec:
     """An attribute that refers to an object of the file."""
-    return NWBAttributeSpec(name=name, doc=doc, dtype=NWBRefSpec(target_type, "object"), required=False)
+    return NWBAttributeSpec(
+        name=name, doc=doc, dtype=NWBRefSpec(target_type=target_type, reftype="object"), required=False
+    )
 
 
 def source_link(doc: str = "The traces it was inferred from.") -> NWBLinkSpec:
@@ -177,9 +179,7 @@ discrete_state_intervals = NWBGroupSpec(
     neurodata_type_inc="TimeIntervals",
     doc="Visits to discrete states: a row per run of frames in one state.",
     datasets=[
-        NWBDatasetSpec(
-            name="state", neurodata_type_inc="VectorData", dtype="int8", doc="Number of the state, from 0."
-        ),
+        NWBDatasetSpec(name="state", neurodata_type_inc="VectorData", dtype="int8", doc="Number of the state, from 0."),
         NWBDatasetSpec(
             name="mean_probability",
             neurodata_type_inc="VectorData",
@@ -291,7 +291,10 @@ fitted_model = NWBGroupSpec(
             required=False,
         ),
         NWBAttributeSpec(
-            name="fit_datetime", doc="When the fit ended, as ISO 8601 text with a time zone.", dtype="text", required=False
+            name="fit_datetime",
+            doc="When the fit ended, as ISO 8601 text with a time zone.",
+            dtype="text",
+            required=False,
         ),
     ],
     datasets=[
@@ -404,9 +407,7 @@ calcium_lvm_results = NWBGroupSpec(
         NWBAttributeSpec(
             name="sampling_rate", doc="Frames per second of the recording, in Hz.", dtype="float64", required=False
         ),
-        NWBAttributeSpec(
-            name="is_regular", doc="Whether all frames are evenly spaced.", dtype="bool", required=False
-        ),
+        NWBAttributeSpec(name="is_regular", doc="Whether all frames are evenly spaced.", dtype="bool", required=False),
     ],
     datasets=[
         NWBDatasetSpec(
@@ -457,9 +458,7 @@ calcium_lvm_results = NWBGroupSpec(
         NWBGroupSpec(name="model", neurodata_type_inc="FittedModel", doc="The model."),
         NWBGroupSpec(neurodata_type_inc="TraceSource", doc="Where the traces came from.", quantity="*"),
         NWBGroupSpec(neurodata_type_inc="InferredSeries", doc="What was inferred over time.", quantity="*"),
-        NWBGroupSpec(
-            neurodata_type_inc="InferredRoiSeries", doc="What was inferred over time and ROIs.", quantity="*"
-        ),
+        NWBGroupSpec(neurodata_type_inc="InferredRoiSeries", doc="What was inferred over time and ROIs.", quantity="*"),
         NWBGroupSpec(neurodata_type_inc="DiscreteStateIntervals", doc="Visits to discrete states.", quantity="*"),
         NWBGroupSpec(
             name="segments", neurodata_type_inc="SegmentIntervals", doc="The segments as intervals.", quantity="?"
@@ -509,7 +508,7 @@ def main(folder: Path = SPEC_FOLDER) -> None:
         author=["The nwb_calcium_lvm developers"],
         contact=["developers@nwb-calcium-lvm.example"],
     )
-    namespace.include_namespace("core")
+    namespace.include_namespace(namespace="core")
     export_spec(namespace, TYPES, str(folder))
 
 

@@ -4,10 +4,13 @@ Importing this package registers the types with pynwb. The classes are made from
 makes them from a file that carries it: a file is read alike with and without this package.
 """
 
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from pynwb import get_class, load_namespaces
+# What pynwb makes at run time has no types that a checker could know.
+_pynwb: Any = import_module("pynwb")
 
 __version__ = "0.1.0"
 
@@ -20,24 +23,28 @@ def _spec_folder() -> Path:
     return shipped if shipped.is_dir() else Path(__file__).resolve().parents[3] / "spec"
 
 
-load_namespaces(str(_spec_folder() / f"{NAMESPACE}.namespace.yaml"))
+def _class(name: str) -> Any:
+    return _pynwb.get_class(name, NAMESPACE)
 
-CalciumLVMResults = get_class("CalciumLVMResults", NAMESPACE)
-CalciumParametersTable = get_class("CalciumParametersTable", NAMESPACE)
-DiscreteStateIntervals = get_class("DiscreteStateIntervals", NAMESPACE)
-DiscreteStateSeries = get_class("DiscreteStateSeries", NAMESPACE)
-EstimatorState = get_class("EstimatorState", NAMESPACE)
-FittedModel = get_class("FittedModel", NAMESPACE)
-InferredRoiSeries = get_class("InferredRoiSeries", NAMESPACE)
-InferredSeries = get_class("InferredSeries", NAMESPACE)
-LabeledArray = get_class("LabeledArray", NAMESPACE)
-LatentSeries = get_class("LatentSeries", NAMESPACE)
-ParameterColumn = get_class("ParameterColumn", NAMESPACE)
-SegmentIntervals = get_class("SegmentIntervals", NAMESPACE)
-SpikeCountSeries = get_class("SpikeCountSeries", NAMESPACE)
-SpikeRateSeries = get_class("SpikeRateSeries", NAMESPACE)
-StateProbabilitySeries = get_class("StateProbabilitySeries", NAMESPACE)
-TraceSource = get_class("TraceSource", NAMESPACE)
+
+_pynwb.load_namespaces(str(_spec_folder() / f"{NAMESPACE}.namespace.yaml"))
+
+CalciumLVMResults = _class("CalciumLVMResults")
+CalciumParametersTable = _class("CalciumParametersTable")
+DiscreteStateIntervals = _class("DiscreteStateIntervals")
+DiscreteStateSeries = _class("DiscreteStateSeries")
+EstimatorState = _class("EstimatorState")
+FittedModel = _class("FittedModel")
+InferredRoiSeries = _class("InferredRoiSeries")
+InferredSeries = _class("InferredSeries")
+LabeledArray = _class("LabeledArray")
+LatentSeries = _class("LatentSeries")
+ParameterColumn = _class("ParameterColumn")
+SegmentIntervals = _class("SegmentIntervals")
+SpikeCountSeries = _class("SpikeCountSeries")
+SpikeRateSeries = _class("SpikeRateSeries")
+StateProbabilitySeries = _class("StateProbabilitySeries")
+TraceSource = _class("TraceSource")
 
 __all__ = [
     "NAMESPACE",

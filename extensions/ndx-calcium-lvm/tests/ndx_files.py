@@ -10,7 +10,7 @@ import numpy as np
 from ndx_calcium_lvm.testing import mock
 from pynwb import NWBHDF5IO, NWBFile
 from pynwb.file import Subject
-from pynwb.testing.mock.ophys import mock_ImagingPlane, mock_PlaneSegmentation, mock_RoiResponseSeries
+from pynwb.ophys import OpticalChannel, PlaneSegmentation, RoiResponseSeries
 
 N_ROIS = 6
 N_FRAMES = 40
@@ -29,19 +29,30 @@ def session() -> NWBFile:
         keywords=["calcium imaging"],
         subject=Subject(subject_id="m1", species="Mus musculus", age="P90D", sex="F", description="A mouse."),
     )
-    plane = mock_ImagingPlane(nwbfile=nwbfile, name="ImagingPlane", description="The plane.", location="VISp")
-    table = mock_PlaneSegmentation(
-        nwbfile=nwbfile, name="PlaneSegmentation", imaging_plane=plane, n_rois=N_ROIS, description="The ROIs."
+    plane = nwbfile.create_imaging_plane(
+        name="ImagingPlane",
+        description="The plane.",
+        optical_channel=OpticalChannel(name="green", description="Green light.", emission_lambda=510.0),
+        device=nwbfile.create_device(name="Microscope", description="Two-photon microscope."),
+        excitation_lambda=920.0,
+        indicator="GCaMP6f",
+        location="VISp",
     )
-    rng = np.random.default_rng(0)
-    mock_RoiResponseSeries(
-        nwbfile=nwbfile,
-        name="dff",
-        description="dF/F.",
-        unit="dF/F",
-        data=rng.normal(size=(N_FRAMES, N_ROIS)),
-        rate=30.0,
-        plane_segmentation=table,
+    table = PlaneSegmentation(name="PlaneSegmentation", description="The ROIs.", imaging_plane=plane)
+    for i in range(N_ROIS):
+        table.add_roi(pixel_mask=[(i, i, 1.0)])
+    module = nwbfile.create_processing_module(name="ophys", description="Processed imaging.")
+    module.add(table)
+    module.add(
+        RoiResponseSeries(
+            name="dff",
+            description="dF/F.",
+            unit="dF/F",
+            data=np.random.default_rng(0).normal(size=(N_FRAMES, N_ROIS)),
+            rate=30.0,
+            starting_time=0.0,
+            rois=table.create_roi_table_region(description="All ROIs.", region=list(range(N_ROIS))),
+        )
     )
     for start in (0.0, 0.7):
         nwbfile.add_trial(start_time=start, stop_time=start + 0.6)

@@ -17,7 +17,7 @@ import yaml
 from hdmf.spec import SpecNamespace
 from ndx_calcium_lvm.testing import mock
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[1]
 SPEC = ROOT / "spec"
 FILES = ("ndx-calcium-lvm.namespace.yaml", "ndx-calcium-lvm.extensions.yaml")
 TYPES = [name for name in ndx_calcium_lvm.__all__ if name[0].isupper() and name != "NAMESPACE"]

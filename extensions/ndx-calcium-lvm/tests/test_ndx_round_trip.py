@@ -146,7 +146,9 @@ def run_without_this_package(code: str) -> str:
         "            raise ImportError(name)\n"
         "sys.meta_path.insert(0, Block())\n"
     )
-    done = subprocess.run([sys.executable, "-c", block + code], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", block + code], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
