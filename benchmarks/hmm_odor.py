@@ -1,6 +1,6 @@
 """When do piriform neurons answer an odor, and for how long? Calcium against Gaussian states, on a surrogate.
 
-    python benchmarks/hmm_odor.py                   5 seeds, RUNTIME
+    python benchmarks/hmm_odor.py                   5 seeds, under an hour on one core
     python benchmarks/hmm_odor.py --quick           1 small seed, about a minute
 
 The surrogate has the shape of the published recording: 79 trials of 30 s at 4.53 Hz, 284 neurons, odor from 10 to 11 s.

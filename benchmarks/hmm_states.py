@@ -1,6 +1,6 @@
 """Which hidden Markov model finds the states behind calcium traces? The simulated experiment of the model's paper.
 
-    python benchmarks/hmm_states.py                 10 seeds, RUNTIME (peers: pip install ".[peers]")
+    python benchmarks/hmm_states.py                 10 seeds, 20 minutes on one core (peers: pip install ".[peers]")
     python benchmarks/hmm_states.py --quick         2 seeds, few candidates, about 2 minutes
 
 25 neurons in 5 groups; in state k, group k fires 0.2 spikes per frame and all others 0.05. States run through a chain
