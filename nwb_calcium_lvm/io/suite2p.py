@@ -42,7 +42,7 @@ def read_suite2p(
     indicator: str | Indicator | None = None,
     strict: bool = False,
 ) -> Recording:
-    """Read a folder written by Suite2p (0.7 to 1.1) as dF/F.
+    """Read a folder written by Suite2p (tested: 0.14 and 1.1) as dF/F.
 
     dF/F is (Fc - F0) / F0, where Fc = F - k (Fneu - median Fneu) and F0 is the baseline of Fc. Frames that
     registration marked as bad, and samples that are NaN, are masked, and interpolated before the baseline is taken.
