@@ -163,6 +163,7 @@ def placeholder(recording: Recording, n_states: int) -> InferenceResult:
 
 def _estimator(parameters: dict[str, Any]) -> Any:
     from nwb_calcium_lvm.hmm import CalciumHMM
+    from nwb_calcium_lvm.hmm.checks import check_parameters
 
     known = CalciumHMM().get_params()
     unknown = sorted(set(parameters) - set(known))
@@ -170,7 +171,7 @@ def _estimator(parameters: dict[str, Any]) -> Any:
         raise typer.BadParameter(f"CalciumHMM has no {', '.join(unknown)}. It has: {', '.join(sorted(known))}.")
     estimator = CalciumHMM(**parameters)
     try:
-        estimator._check_parameters()  # as fit does, but before anything is read
+        check_parameters(estimator)  # as fit does, but before anything is read
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     return estimator

@@ -74,7 +74,8 @@ class CalciumEmission:
         likelihood, top, poisson = self._tables(params, chunk)
         evidence = self._evidence(likelihood, poisson)
         weight = chunk.weight.T
-        return jnp.einsum("nt,ntk->tk", weight, jnp.log(evidence)) + (weight * top).sum(axis=0)[:, None]
+        # A plain sum: a matrix product over ROIs would have to store the logs first.
+        return (weight[..., None] * jnp.log(evidence)).sum(axis=0) + (weight * top).sum(axis=0)[:, None]
 
     def _evidence(self, likelihood: Array, poisson: Array) -> Array:
         """Σ_r G_tr H_kr, (roi, time, state); never 0, since a trace far beyond the grid must not end in NaN."""

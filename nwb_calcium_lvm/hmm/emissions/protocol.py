@@ -86,9 +86,11 @@ class Emission(Protocol):
 
 def autoregressive_moments(chunk: Chunk, weight: Array) -> tuple[Array, Array]:
     """Weighted sums of φφᵀ (roi, order+1, order+1) and φy (roi, order+1), with φ = [y_{t-1} .. y_{t-p}, 1]."""
-    design = jnp.concatenate([chunk.lags, jnp.ones_like(chunk.y)[None]])
-    gram = jnp.einsum("itn,tn,jtn->nij", design, weight, design)
-    return gram, jnp.einsum("itn,tn->ni", design, weight * chunk.y)
+    design = [*chunk.lags, jnp.ones_like(chunk.y)]
+    # Sums of products, a few per ROI: cheaper than a product of matrices that small.
+    gram = [[(weight * one * two).sum(axis=0) for two in design] for one in design]
+    target = [(weight * one * chunk.y).sum(axis=0) for one in design]
+    return jnp.moveaxis(jnp.array(gram), -1, 0), jnp.array(target).T
 
 
 def step_to_stable(old: Array, new: Array) -> Array:
