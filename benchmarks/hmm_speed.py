@@ -21,7 +21,9 @@ import numpy as np
 from _common import parser, progress, table, write
 
 FRAMES, ROIS, STATES = 20_000, 284, 13
-SHORT, LONG = 2, 8
+SHORT, LONG, REPEATS = 2, 8, 3
+SHORT_IF_LARGE, LONG_IF_LARGE, REPEATS_IF_LARGE = 1, 4, 1
+LARGE = 10_000_000  # samples, frames x ROIs; there a few iterations take long enough to be timed
 PLAIN, OURS, DYNAMAX, OURS_GAUSSIAN = "plain calcium", "ours, calcium", "dynamax, Gaussian", "ours, Gaussian"
 
 
@@ -42,9 +44,9 @@ def best_of(call, repeats):
     return np.min([seconds_of(call) for _ in range(repeats)], axis=0)
 
 
-def per_iteration(fit):
-    """Return seconds and processor seconds per iteration of ``fit(n_iterations)``: long less short, best of three."""
-    return (best_of(lambda: fit(LONG), 3) - best_of(lambda: fit(SHORT), 3)) / (LONG - SHORT)
+def per_iteration(fit, short, long, repeats):
+    """Return seconds and processor seconds per iteration of ``fit(n_iterations)``: long less short, best of a few."""
+    return (best_of(lambda: fit(long), repeats) - best_of(lambda: fit(short), repeats)) / (long - short)
 
 
 def our_fit(truth, observation):
@@ -156,14 +158,17 @@ def measure(what, n_frames, n_rois, n_states):
             if what == DYNAMAX
             else our_fit(truth, "gaussian" if what == OURS_GAUSSIAN else "calcium")
         )
+        is_large = n_frames * n_rois > LARGE
+        small_plan, large_plan = (SHORT, LONG, REPEATS), (SHORT_IF_LARGE, LONG_IF_LARGE, REPEATS_IF_LARGE)
+        short, long, repeats = large_plan if is_large else small_plan
         began = time.perf_counter()
-        fit(LONG)
+        fit(long)
         first = time.perf_counter() - began
         peak = memory()
         events = count_compilations()
-        fit(LONG)
+        fit(long)
         compiled = len(events)
-        seconds, processor = per_iteration(fit)
+        seconds, processor = per_iteration(fit, short, long, repeats)
         return {
             "seconds": seconds,
             "processor_seconds": processor,
