@@ -93,12 +93,6 @@ def em_block(
 
 
 @partial(jax.jit, static_argnames=("emission", "chunk"))
-def warm_start(emission: Emission, params: Any, data: Data, prior: Prior, probs: Array, *, chunk: int) -> Any:
-    """One maximisation from given state probabilities (time, state), such as a clustering's."""
-    return emission.maximise(params, expected_statistics(emission, params, data, probs, chunk), prior)
-
-
-@partial(jax.jit, static_argnames=("emission", "chunk"))
 def infer_states(emission: Emission, model: Model, data: Data, *, chunk: int) -> Smoothed:
     """Smoothed state probabilities and log-likelihood."""
     table = state_likelihoods(emission, model.params, data, chunk)

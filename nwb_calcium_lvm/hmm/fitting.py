@@ -28,7 +28,6 @@ _BURN_IN = 10  # EM steps from each start before they are compared
 # Window of the smoothing, in decay times, and factor on the spike amplitude, of one start after another: fluctuations
 # of many speeds, and amplitudes half and twice as large, since EM cannot leave c/2 or 2c once it is there.
 _STARTS = ((3.0, 1.0), (1.5, 1.0), (6.0, 1.0), (3.0, 0.5), (3.0, 2.0), (0.5, 1.0), (12.0, 1.0))
-_CONFIDENCE = 0.9  # in the labels of a start
 
 
 @dataclass(frozen=True)
