@@ -1,7 +1,4 @@
-"""How well inferred states and rates agree with known ones, and what a path of states looks like.
-
-Hidden states come in no particular order: match them first (:func:`match_states`, on training data), then compare.
-"""
+"""How well inferred states and rates agree with known ones, and what a path of states looks like."""
 
 from __future__ import annotations
 
