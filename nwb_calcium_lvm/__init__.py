@@ -14,6 +14,7 @@ _HOME = {
     "Indicator": "indicators",
     "InferenceResult": "result",
     "Recording": "recording",
+    "S2SSpikeEstimator": "spikes",
     "load_model": "_core.persistence",
     "read_nwb": "io",
     "read_suite2p": "io",
@@ -30,6 +31,7 @@ _MODULES = (
     "plotting",
     "preprocessing",
     "simulate",
+    "spikes",
 )
 
 __all__ = ["__version__", *sorted(_HOME), *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]

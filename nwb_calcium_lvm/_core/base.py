@@ -48,6 +48,11 @@ class CalciumEstimator(BaseEstimator):
 
         return save_model(self, path)
 
+    def _to_save(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the constructor's arguments and the fitted attributes, as arrays and what JSON can hold."""
+        fitted = {k: v for k, v in vars(self).items() if k.endswith("_") and not k.startswith("_")}
+        return self.get_params(deep=False), fitted
+
     @classmethod
     def _restore(cls, parameters: dict[str, Any], fitted: dict[str, Any]) -> Self:
         """Rebuild a fitted estimator from its constructor arguments and fitted attributes; TypeError if not its own."""

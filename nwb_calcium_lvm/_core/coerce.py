@@ -173,6 +173,8 @@ def _segments_of(groups: Any, n_frames: int) -> Segments:
 
 def _check_rois(estimator: Any, trials: Trials, reset: bool) -> None:
     n_rois = trials.recording.n_rois
+    if not reset and not hasattr(estimator, "n_features_in_"):
+        return  # a model of single traces takes any number of them
     if reset:
         estimator.n_features_in_ = n_rois
         if hasattr(estimator, "feature_names_in_"):

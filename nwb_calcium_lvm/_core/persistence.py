@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from nwb_calcium_lvm.exceptions import DataError
 
 # Only these classes are ever built from a file, whatever the file says.
-_CLASSES = {"CalciumHMM": "nwb_calcium_lvm.hmm"}
+_CLASSES = {"CalciumHMM": "nwb_calcium_lvm.hmm", "S2SSpikeEstimator": "nwb_calcium_lvm.spikes"}
 
 
 def save_model(estimator: Any, path: str | Path) -> Path:
@@ -23,13 +23,12 @@ def save_model(estimator: Any, path: str | Path) -> Path:
     name = type(estimator).__name__
     if name not in _CLASSES:
         raise DataError(f"A {name} cannot be saved, since load_model builds only {', '.join(_CLASSES)}.")
-    fitted = {k: v for k, v in vars(estimator).items() if k.endswith("_") and not k.startswith("_")}
+    parameters, fitted = estimator._to_save()
     found = {k: v for k, v in fitted.items() if isinstance(v, np.ndarray)}
     # NumPy would pickle arrays of objects, such as names of columns or ROIs from pandas: they are lists in the header.
     objects = {k: v.tolist() for k, v in found.items() if v.dtype == object}
     arrays = {k: v for k, v in found.items() if k not in objects}
     plain = {k: v for k, v in fitted.items() if k not in found}
-    parameters = estimator.get_params(deep=False)
     header = {"class": name, "parameters": parameters, "fitted": plain, "objects": objects}
     return write_archive(Path(path), header, arrays)
 

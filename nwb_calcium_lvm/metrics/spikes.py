@@ -59,7 +59,7 @@ class ScoredSegment(NamedTuple):
     Parameters
     ----------
     rate : ndarray, shape (n,)
-        Predicted spikes per s; sample k stands for the interval of 1 / ``sampling_rate`` around ``start`` + k /
+        Predicted spikes per s; sample k stands for the interval of 1 / ``sampling_rate`` around ``first`` + k /
         ``sampling_rate``. NaN counts as 0.
     sampling_rate : float
         Of the prediction, in Hz; need not be that of the recording.
@@ -67,6 +67,8 @@ class ScoredSegment(NamedTuple):
         Times of the first and the last frame of the recording, in s.
     spikes : ndarray
         Spike times in s.
+    first : float, optional
+        Time of the prediction's first sample in s. Default: ``start``.
     """
 
     rate: ArrayLike
@@ -74,6 +76,7 @@ class ScoredSegment(NamedTuple):
     start: float
     stop: float
     spikes: ArrayLike
+    first: float | None = None
 
 
 class SpikeScores(NamedTuple):
@@ -199,7 +202,7 @@ def auc(predicted: ArrayLike, is_spiking: ArrayLike) -> float:
 def _compare(segment: ScoredSegment, rules: SpikeScoring) -> tuple[Array, Array, Array, Array]:
     rate = np.nan_to_num(np.asarray(segment.rate, float))
     spikes = np.asarray(segment.spikes, float)
-    moved = segment.start - rules.lag
+    moved = (segment.start if segment.first is None else segment.first) - rules.lag
     inner = np.arange(segment.start + rules.trim, segment.stop - rules.trim, 1.0 / rules.bin_rate)
     counts = np.histogram(spikes, inner)[0].astype(float)
     step = 1.0 / rules.smooth_rate

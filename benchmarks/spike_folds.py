@@ -1,0 +1,124 @@
+"""Spike estimators on recordings with known spikes, each data set left out of training in turn.
+
+    NWB_CALCIUM_LVM_DATA=FOLDER python benchmarks/spike_folds.py --model default --seeds 0 --checkpoints CHECKPOINTS
+
+FOLDER holds ground_truth/ in CASCADE's layout. For each of eight data sets a model is trained on all others (never on
+interneurons, and without recordings of the same neurons) and scored on the one left out, as it is: no lag, no
+smoothing, nothing chosen on the set. Several minutes a fold and seed on a core; what is in CHECKPOINTS is not trained
+again, and results/spike_folds.json grows with every run. With several seeds there, the mean of the networks is scored
+too.
+"""
+
+import json
+import os
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+from _common import RESULTS, parser, progress, rounded, table, versions
+
+from nwb_calcium_lvm.exceptions import DataWarning
+from nwb_calcium_lvm.io import read_ground_truth
+from nwb_calcium_lvm.metrics import SpikeScores, SpikeScoring, summarise_spikes
+from nwb_calcium_lvm.spikes import DEFAULT, PUBLISHED, S2SSpikeEstimator
+
+FOLDS = ("DS04", "DS07", "DS09", "DS10", "DS13", "DS14", "DS18", "DS19")
+INTERNEURONS = ("DS22", "DS23", "DS24", "DS25", "DS26", "DS27")
+CONFIGS = {"default": DEFAULT, "published": PUBLISHED.changed(seconds=10.0)}
+
+
+def read(root):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        neurons = read_ground_truth(root / "ground_truth")
+    return [n for n in neurons if not n.dataset.startswith(INTERNEURONS)]
+
+
+def train(model, seed, learned, folder):
+    config = CONFIGS[model].changed(n_members=1)
+    return S2SSpikeEstimator(config=config, random_state=seed, checkpoint_dir=folder).fit(learned)
+
+
+def together(estimators):
+    """The mean of networks that were trained from different seeds."""
+    whole = S2SSpikeEstimator()
+    networks = [e.networks_ for e in estimators]
+    gain = float(np.exp(np.mean([np.log(n.gain) for n in networks])))
+    members = tuple(m for n in networks for m in n.members)
+    first = estimators[0]
+    whole._store(
+        first.config_, networks[0]._replace(members=members, gain=gain), first.calibration_, first.history_, {}
+    )
+    return whole
+
+
+def scores(estimator, neurons):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        return [estimator.score_each(n.recording, [n.spikes], scoring=SpikeScoring())[0] for n in neurons]
+
+
+def record(found, neurons, seconds):
+    summary = summarise_spikes(found)._asdict()
+    each = {n.neuron.split("/")[1]: list(s) for n, s in zip(neurons, found, strict=True) if s is not None}
+    return {**summary, "training_seconds": seconds, "fields": list(SpikeScores._fields), "neurons": each}
+
+
+def store(path, key, fold, entry):
+    everything = json.loads(path.read_text()) if path.exists() else {"benchmark": "spike_folds", "results": {}}
+    everything["versions"] = versions()
+    everything["results"].setdefault(key, {})[fold] = rounded(entry)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(everything, indent=None, separators=(",", ":")).replace('"DS', '\n"DS') + "\n")
+
+
+def show(path):
+    results = json.loads(path.read_text())["results"]
+    columns = ("p25", "c30", "spearman", "auc", "bias", "error")
+    rows = []
+    for key, folds in results.items():
+        for fold, entry in sorted(folds.items()):
+            rows.append([key, fold, *(f"{entry[c]:.3f}" for c in columns)])
+        rows.append(
+            [key, f"mean of {len(folds)}", *(f"{np.mean([e[c] for e in folds.values()]):.3f}" for c in columns)]
+        )
+    table(["model", "left out", *columns], rows)
+
+
+def main():
+    args = parser(__doc__, 1)
+    args.add_argument("--model", choices=sorted(CONFIGS), default="default")
+    args.add_argument("--first-seed", type=int, default=0)
+    args.add_argument("--folds", nargs="*", default=list(FOLDS))
+    args.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
+    args.add_argument("--show", action="store_true", help="only print what has been found so far")
+    args = args.parse_args()
+    path = (args.out or RESULTS) / "spike_folds.json"
+    if not args.show:
+        run(args, path)
+    show(path)
+
+
+def run(args, path):
+    neurons = read(Path(os.environ["NWB_CALCIUM_LVM_DATA"]))
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
+        for fold in args.folds:
+            learned = [n for n in neurons if not n.dataset.startswith(fold)]
+            left_out = [n for n in neurons if n.dataset.startswith(fold)]
+            began = time.perf_counter()
+            folder = args.checkpoints / args.model / fold
+            made = train(args.model, seed, learned, folder / f"seed{seed}")
+            made.save_weights(folder / f"seed{seed}.npz")
+            seconds = time.perf_counter() - began
+            entry = record(scores(made, left_out), left_out, seconds)
+            store(path, f"{args.model}, seed {seed}", fold, entry)
+            there = sorted(folder.glob("seed*.npz"))
+            if len(there) > 1:
+                whole = together([S2SSpikeEstimator.from_pretrained(p) for p in there])
+                store(path, f"{args.model}, {len(there)} networks", fold, record(scores(whole, left_out), left_out, 0))
+            progress(f"{args.model} {fold} seed {seed}: p25 {entry['p25']:.3f} c30 {entry['c30']:.3f} {seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

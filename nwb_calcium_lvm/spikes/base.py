@@ -1,0 +1,202 @@
+"""What all spike estimators share: rates on the recording's own clock, counts, scores, a result for NWB."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from nwb_calcium_lvm._core.base import CalciumEstimator
+from nwb_calcium_lvm.exceptions import DataError
+from nwb_calcium_lvm.metrics import ScoredSegment, SpikeScores, SpikeScoring, score_spikes
+from nwb_calcium_lvm.preprocessing import noise_level
+from nwb_calcium_lvm.recording import Recording
+from nwb_calcium_lvm.result import InferenceResult, NamedArray
+from nwb_calcium_lvm.spikes.inputs import Given, spike_times, take
+
+METRICS = {"pearson": "pearson", "spearman": "spearman", "auc": "auc", "smooth_pearson": "smooth_pearson"}
+
+
+class FineRates(NamedTuple):
+    """Rates (time, roi) in spikes per s, the first at ``start`` (s), ``sampling_rate`` of them per s."""
+
+    start: float
+    sampling_rate: float
+    rates: NDArray[np.floating]
+
+
+class SpikeEstimator(TransformerMixin, CalciumEstimator):
+    """Base class of spike estimators; a subclass gives rates of one recording, and fits.
+
+    Traces of each ROI are taken one by one, so that a fitted estimator takes any number of ROIs.
+    """
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]  # rates are float32, whatever the traces
+        tags.target_tags.required = True
+        tags.target_tags.multi_output = True
+        tags.target_tags.single_output = False
+        tags.target_tags.positive_only = True
+        return tags
+
+    @abstractmethod
+    def _rates(self, recording: Recording) -> NDArray[np.floating]:
+        """Return spikes per s, shape (time, roi)."""
+
+    def _fine_rates(self, recording: Recording) -> list[FineRates]:
+        """Return the rates of each segment on the finest clock the estimator has, for scores."""
+        rates = self._rates(recording)
+        out = []
+        for a, b in recording.segments.bounds:
+            times = recording.timestamps[a:b]
+            speed = (b - a - 1) / (times[-1] - times[0]) if b - a > 1 else recording.sampling_rate or 1.0
+            out.append(FineRates(float(times[0]), speed, rates[a:b]))
+        return out
+
+    def _check(self, recording: Recording) -> None:
+        """Warn of what the estimator is not made for."""
+
+    def transform(self, X: Any, *, groups: Any = None) -> Any:
+        """Return spikes per s, shape (time, roi), on the recording's own clock and in the form of X.
+
+        Parameters
+        ----------
+        X : array (time, roi), trials, Recording, list of Recordings, NWB file or Suite2p folder
+            dF/F, or traces of unknown unit as ``Recording(..., units="unknown")``.
+        groups : array_like, shape (time,), optional
+            Trial of each frame of a 2-D array.
+        """
+        check_is_fitted(self)
+        given = take(self, X, groups=groups)
+        return given.restore([self._checked_rates(item.recording) for item in given.items])
+
+    def predict(self, X: Any, *, groups: Any = None) -> Any:
+        """Return the expected number of spikes in each frame, shape (time, roi), in the form of X."""
+        check_is_fitted(self)
+        given = take(self, X, groups=groups)
+        rates = [self._checked_rates(item.recording) for item in given.items]
+        frames = [frame_durations(item.recording)[:, None] for item in given.items]
+        return given.restore([r * d for r, d in zip(rates, frames, strict=True)])
+
+    def score(self, X: Any, y: Any, *, groups: Any = None, metric: str = "pearson") -> float:
+        """Return the agreement with known spikes, averaged over ROIs.
+
+        Parameters
+        ----------
+        X, groups
+            As in :meth:`transform`.
+        y : array_like or list
+            Spike counts per frame (time, roi), or the spike times of each ROI in s; a list of these for a list of
+            Recordings.
+        metric : {"pearson", "spearman", "auc", "smooth_pearson"}
+            Of raw counts in bins of 40 ms; ``"smooth_pearson"``: of spikes smoothed by 50 ms, at 30 Hz. Higher is
+            better. ROIs with fewer than 5 spikes count for nothing.
+        """
+        if metric not in METRICS:
+            raise DataError(f"metric={metric!r} is not known. Expected one of {', '.join(METRICS)}.")
+        found = [s for s in self.score_each(X, y, groups=groups) if s is not None]
+        if not found:
+            raise DataError("No ROI of X can be scored: each needs 5 spikes in segments of at least 3.2 s.")
+        return float(np.nanmean([getattr(s, METRICS[metric]) for s in found]))
+
+    def score_each(
+        self, X: Any, y: Any, *, groups: Any = None, scoring: SpikeScoring | None = None
+    ) -> list[SpikeScores | None]:
+        """Return all scores of every ROI of every recording; None for an ROI with too few spikes.
+
+        Parameters
+        ----------
+        X, y, groups
+            As in :meth:`score`.
+        scoring : SpikeScoring, optional
+            Rules of the comparison.
+        """
+        check_is_fitted(self)
+        given = take(self, X, groups=groups)
+        known = spike_times(y, given)
+        out: list[SpikeScores | None] = []
+        for item, times in zip(given.items, known, strict=True):
+            self._check(item.recording)
+            fine = self._fine_rates(item.recording)
+            out += [
+                score_spikes(segments_to_score(item.recording, fine, roi, times[roi]), scoring)
+                for roi in range(item.recording.n_rois)
+            ]
+        return out
+
+    def infer(self, X: Any, *, groups: Any = None) -> InferenceResult:
+        """Return rates and expected spikes of one recording, ready to be written to NWB."""
+        check_is_fitted(self)
+        recording = self._only_one(take(self, X, groups=groups))
+        rates = self._checked_rates(recording)
+        dims = ("time", "roi")
+        expected = rates * frame_durations(recording)[:, None]
+        return InferenceResult(
+            arrays={
+                "firing_rates": NamedArray(rates, dims, "Hz", "Spikes per second."),
+                "expected_spikes": NamedArray(expected, dims, "spikes", "Expected number of spikes in each frame."),
+            },
+            parameters=self._parameters(recording),
+            time=recording.timestamps,
+            time_unit="s",
+            sampling_rate=recording.sampling_rate,
+            is_regular=recording.is_regular and len(recording.segments) == 1,
+            roi_ids=recording.roi_ids,
+            segments=recording.segments,
+            model=self._about(),
+            converged=True,
+            source=recording.source,
+            metadata=recording.metadata,
+            roi_metadata=recording.roi_metadata,
+        )
+
+    def _parameters(self, recording: Recording) -> dict[str, NamedArray]:
+        nu = noise_level(recording.dff, recording.sampling_rate or 1.0, recording.mask, recording.segments)
+        return {"noise_level": NamedArray(nu, ("roi",), "%/sqrt(Hz)", "Median step between frames over √(frame rate).")}
+
+    def _about(self) -> dict[str, Any]:
+        """Return name, description and parameters of the model, for the result."""
+        return {
+            "name": type(self).__name__,
+            "description": (type(self).__doc__ or "").split("\n")[0],
+            "hyperparameters": self.get_params(deep=False),
+        }
+
+    def _only_one(self, given: Given) -> Recording:
+        if given.is_list:
+            raise DataError(
+                f"X is a list of {len(given.items)} Recordings, but a result is of one. Call infer on each of them."
+            )
+        return given.items[0].recording
+
+    def _checked_rates(self, recording: Recording) -> NDArray[np.floating]:
+        self._check(recording)
+        return self._rates(recording)
+
+
+def frame_durations(recording: Recording) -> NDArray[np.floating]:
+    """Return the length of each frame in s, shape (time,): half-way to its neighbours in the segment."""
+    out = np.full(recording.n_frames, 1.0 / (recording.sampling_rate or 1.0))
+    for a, b in recording.segments.bounds:
+        if b - a > 1:
+            steps = np.diff(recording.timestamps[a:b])
+            out[a:b] = 0.5 * (np.append(steps, steps[-1]) + np.insert(steps, 0, steps[0]))
+    return out
+
+
+def segments_to_score(
+    recording: Recording, fine: list[FineRates], roi: int, spikes: NDArray[np.floating]
+) -> list[ScoredSegment]:
+    """Return what is scored of one ROI: its segments, each with the spikes that fall into it."""
+    out = []
+    for (a, b), found in zip(recording.segments.bounds, fine, strict=True):
+        start, stop = recording.timestamps[a], recording.timestamps[b - 1]
+        inside = spikes[(spikes >= start - 1.0) & (spikes <= stop + 1.0)]
+        rates = found.rates[:, roi]
+        out.append(ScoredSegment(rates, found.sampling_rate, float(start), float(stop), inside, found.start))
+    return out

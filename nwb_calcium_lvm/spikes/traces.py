@@ -1,0 +1,83 @@
+"""What a spike network is shown of a trace: its baseline taken off, its scale known or made, its noise level stated."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nwb_calcium_lvm.preprocessing import frame_noise
+from nwb_calcium_lvm.provenance import Segments
+
+Array = NDArray[np.floating]
+
+_LOW, _HIGH = 0.2, 0.98  # quantiles that stand for the baseline and for the size of transients
+_LOW_OF_NOISE = 0.8416  # the lower of them lies this many standard deviations below the mean of white noise
+_STEP_OF_NOISE = 95.387  # noise level ν of white noise of unit sd sampled at 1 Hz: 100 times the median absolute step
+
+
+class Scale(NamedTuple):
+    """Baseline, divisor and noise of traces, each of shape (roi,)."""
+
+    baseline: Array
+    divisor: Array
+    noise: Array
+
+
+def scale_of(traces: Array, mask: NDArray[np.bool_], segments: Segments | None, units: str) -> Scale:
+    """Find the baseline (and, for traces of unknown unit, the divisor) of each trace.
+
+    The baseline is the 20 % quantile, raised by what white noise of the trace's own size lowers it. dF/F keeps its
+    scale; traces of unknown unit are divided by how far their 98 % quantile lies above the baseline, so that small and
+    large transients of one trace keep their proportion.
+
+    Parameters
+    ----------
+    traces : ndarray, shape (time, roi)
+    mask : ndarray of bool, shape (time, roi)
+        True where observed.
+    segments : Segments, optional
+        Runs of frames without a gap.
+    units : {"dff", "unknown", "zscore"}
+        ``"zscore"``: mean and standard deviation, as the published network has it.
+    """
+    noise = np.nan_to_num(frame_noise(traces, mask, segments))
+    seen = [v[m] if m.any() else np.zeros(1) for v, m in zip(traces.T, mask.T, strict=True)]
+    if units == "zscore":
+        return Scale(np.array([v.mean() for v in seen]), _not_zero(np.array([v.std() for v in seen])), noise)
+    low, high = np.array([np.quantile(v, [_LOW, _HIGH]) for v in seen]).T
+    baseline = low + _LOW_OF_NOISE * noise
+    if units == "dff":
+        return Scale(baseline, np.ones_like(baseline), noise)
+    return Scale(baseline, _not_zero(high - baseline), noise)
+
+
+def _not_zero(divisor: Array) -> Array:
+    return np.where(divisor > np.finfo(float).tiny, divisor, 1.0)
+
+
+def conditions_of(noise: Array, rate: float, units: str) -> Array:
+    """Return what the network is told of each trace, shape (roi, 3): noise level, frame rate, unit.
+
+    Parameters
+    ----------
+    noise : ndarray, shape (roi,)
+        Standard deviation of the white noise of a frame, in the unit in which the network sees the trace.
+    rate : float
+        Frames per s.
+    units : {"dff", "unknown"}
+    """
+    level = np.log(np.clip(noise_level_of(noise, rate), 0.05, 50.0))
+    speed = np.full_like(level, np.log(np.clip(rate, 1.0, 1000.0) / 30.0))
+    return np.stack([level, speed, np.full_like(level, float(units == "unknown"))], axis=-1)
+
+
+def noise_level_of(noise: Any, rate: float) -> Any:
+    """Return CASCADE's noise level ν of white noise of that sd per frame."""
+    return _STEP_OF_NOISE * noise / np.sqrt(rate)
+
+
+def noise_to_reach(nu: float, present: float, rate: float) -> float:
+    """Return the sd of white noise that raises a trace from noise level ``present`` to ``nu`` at ``rate`` Hz."""
+    return float(np.sqrt(max(nu**2 - present**2, 0.0) * rate) / _STEP_OF_NOISE)
