@@ -13,6 +13,7 @@ _HOME = {
     "CalciumHMM": "hmm",
     "Indicator": "indicators",
     "InferenceResult": "result",
+    "OASISSpikeEstimator": "spikes",
     "Recording": "recording",
     "S2SSpikeEstimator": "spikes",
     "load_model": "_core.persistence",

@@ -12,7 +12,11 @@ from sklearn.utils.validation import check_is_fitted
 from nwb_calcium_lvm.exceptions import DataError
 
 # Only these classes are ever built from a file, whatever the file says.
-_CLASSES = {"CalciumHMM": "nwb_calcium_lvm.hmm", "S2SSpikeEstimator": "nwb_calcium_lvm.spikes"}
+_CLASSES = {
+    "CalciumHMM": "nwb_calcium_lvm.hmm",
+    "OASISSpikeEstimator": "nwb_calcium_lvm.spikes",
+    "S2SSpikeEstimator": "nwb_calcium_lvm.spikes",
+}
 
 
 def save_model(estimator: Any, path: str | Path) -> Path:
