@@ -165,3 +165,104 @@ def fit_hmm(
     parameters |= {"random_state": seed, "verbose": 0 if quiet else 1}
     with reporting(quiet=quiet, debug=debug) as say:
         run_fit_hmm(reading, parameters, output, say, dry_run=dry_run)
+
+
+@app.command()
+def spikes(
+    path: Source,
+    model: Annotated[str, typer.Option(help="s2s (trained networks) or oasis (deconvolution).")] = "s2s",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="NWB file to write. Default: SOURCE_calcium_lvm.nwb, beside the source."),
+    ] = None,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Add the result to the NWB file itself.")] = False,
+    weights: Annotated[
+        str | None, typer.Option(help="Weights of s2s: a name, or a file that train-s2s wrote. Default: default.")
+    ] = None,
+    lag: Annotated[float, typer.Option(help="Move rates later by this many seconds.")] = 0.0,
+    plane: Plane = None,
+    series: Series = None,
+    sampling_rate: Rate = None,
+    all_rois: AllRois = False,
+    indicator: Annotated[str | None, typer.Option(help="Such as gcamp6s. Default: as the file says.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the result in the file. Default: that of the estimator.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result of this name.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    write_suite2p: Annotated[
+        bool, typer.Option("--write-suite2p", help="Put the rates beside each planeN's files, too.")
+    ] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Infer spikes per second of every ROI."""
+    from nwb_calcium_lvm.cli._console import reporting
+    from nwb_calcium_lvm.cli._fit import Output
+    from nwb_calcium_lvm.cli._reading import Reading
+    from nwb_calcium_lvm.cli._spikes import run_spikes, spike_estimator
+
+    if in_place and out is not None:
+        raise typer.BadParameter("--out and --in-place exclude each other.")
+    reading = Reading(
+        path,
+        plane=plane,
+        series=series,
+        sampling_rate=sampling_rate,
+        indicator=indicator,
+        accepted=not all_rois,
+    )
+    with reporting(quiet=quiet, debug=debug) as say:
+        estimator = spike_estimator(model, weights, lag)
+        output = Output(
+            path=path if in_place else out,
+            name=name or type(estimator).__name__,
+            overwrite=overwrite,
+            with_plot=False,
+            beside_suite2p=write_suite2p,
+            in_place=in_place,
+        )
+        run_spikes(reading, estimator, output, say, dry_run=dry_run)
+
+
+@app.command("train-s2s")
+def train_s2s(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Recordings with known spikes, in CASCADE's layout.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File of weights to write.")] = Path("s2s.npz"),
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="Folder of checkpoints; training goes on from them. Default: OUT_checkpoints.")
+    ] = None,
+    config: Annotated[str, typer.Option(help="default or published.")] = "default",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="K=V", help="Any setting of the network or its training, such as --set steps=500."
+        ),
+    ] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(help="Leave out data sets whose names begin so, such as interneurons. May be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the weights and the order of examples.")] = 0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train spike networks on a folder of recordings with known spikes."""
+    from nwb_calcium_lvm.cli._console import reporting
+    from nwb_calcium_lvm.cli._fit import parameters_of
+    from nwb_calcium_lvm.cli._spikes import run_train_s2s
+
+    settings = parameters_of({}, set_ or [])
+    with reporting(quiet=quiet, debug=debug) as say:
+        run_train_s2s(
+            folder,
+            out,
+            checkpoints or out.with_name(f"{out.stem}_checkpoints"),
+            config,
+            settings,
+            leave_out or [],
+            seed,
+            say,
+        )

@@ -39,17 +39,20 @@ class Calibration(NamedTuple):
 
 
 def find_gain(predicted: Array, true: Array, groups: NDArray) -> float:
-    """Return the factor that makes the median data set's total right.
+    """Return the factor that makes predicted over true totals 1 on average over data sets.
 
     Parameters
     ----------
     predicted, true : ndarray, shape (neuron,)
-        Total spikes.
+        Total spikes; neurons without any do not count.
     groups : ndarray, shape (neuron,)
         Data set of each neuron; within each the median neuron stands for it.
     """
-    ratio = np.log(np.maximum(true, 0.5) / np.maximum(predicted, 0.5))
-    return float(np.exp(np.median([np.median(ratio[groups == g]) for g in np.unique(groups)])))
+    spiking = true > 0
+    if not spiking.any() or not predicted[spiking].any():
+        return 1.0
+    ratio, labels = predicted[spiking] / true[spiking], groups[spiking]
+    return float(1.0 / np.mean([np.median(ratio[labels == g]) for g in np.unique(labels)]))
 
 
 def find_dispersion(expected: list[Array], counts: list[Array]) -> float:

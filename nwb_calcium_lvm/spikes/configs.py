@@ -105,7 +105,8 @@ class S2SConfig:
     def changed(self, **changes: Any) -> S2SConfig:
         """Return a copy with fields of any of its parts changed by name, such as ``steps`` or ``channels``."""
         config = self
-        for key, value in changes.items():
+        for key, given in changes.items():
+            value = tuple(given) if isinstance(given, list) else given
             for part in ("architecture", "training", "augmentation", None):
                 owner = config if part is None else getattr(config, part)
                 if key in {f.name for f in fields(owner)}:

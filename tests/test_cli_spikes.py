@@ -1,0 +1,128 @@
+"""The commands `spikes` and `train-s2s`: from known spikes to weights, and from a file to rates in NWB."""
+
+import numpy as np
+import pytest
+from _suite2p_folders import FakePlane, write_suite2p_folder
+from pynwb import NWBHDF5IO
+from scipy.io import savemat
+from typer.testing import CliRunner
+
+from nwb_calcium_lvm.cli import app
+from nwb_calcium_lvm.io.demo_file import write_session_nwb
+from nwb_calcium_lvm.simulate import session
+
+TINY = [
+    f"--set={s}" for s in ("channels=4", "dilations=[1]", "steps=20", "check_every=10", "n_members=1", "batch_size=4")
+]
+
+
+def run(*words):
+    return CliRunner().invoke(app, [str(w) for w in words])
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory):
+    root = tmp_path_factory.mktemp("truth")
+    rng = np.random.default_rng(0)
+    for name in ("DS01/a", "DS01/b", "DS22/a"):
+        spikes = np.sort(rng.uniform(0, 60, 40))
+        times = np.arange(1800) / 30
+        counts = np.histogram(spikes, np.append(times, 60))[0]
+        trace = np.convolve(counts, 0.3 * np.exp(-np.arange(60) / 15))[:1800] + 0.03 * rng.normal(size=1800)
+        path = root / f"{name}.mat"
+        path.parent.mkdir(exist_ok=True)
+        savemat(path, {"CAttached": {"fluo_mean": trace, "fluo_time": times, "events_AP": spikes * 1e4}})
+    return root
+
+
+@pytest.fixture(scope="module")
+def weights(truth, tmp_path_factory):
+    out = tmp_path_factory.mktemp("weights") / "mine.npz"
+    done = run("train-s2s", truth, "-o", out, "--leave-out", "DS22", *TINY)
+    assert done.exit_code == 0, done.output
+    assert "Read 2 neurons of 1 data sets" in done.output
+    assert "network 0, step 20" in done.output
+    return out
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    path = tmp_path_factory.mktemp("nwb") / "session.nwb"
+    simulated = session(n_states=2, n_rois=5, duration=30.0, sampling_rate=15.0, indicator="gcamp6f", random_state=0)
+    write_session_nwb(simulated, path)
+    return path
+
+
+def test_training_again_goes_on_from_its_checkpoints(truth, weights):
+    before = weights.read_bytes()
+    done = run("train-s2s", truth, "-o", weights, "--leave-out", "DS22", *TINY)
+    assert done.exit_code == 0, done.output
+    assert "step 10" not in done.output
+    assert weights.read_bytes() == before
+
+
+@pytest.mark.parametrize("model", ["s2s", "oasis"])
+def test_rates_of_an_nwb_file(model, weights, recording, tmp_path):
+    out = tmp_path / "rates.nwb"
+    options = ["--weights", weights] if model == "s2s" else []
+    done = run("spikes", recording, "--model", model, "-o", out, *options)
+    assert done.exit_code == 0, done.output
+    assert "Rates of 5 of 5 ROIs" in done.output
+    name = "S2SSpikeEstimator" if model == "s2s" else "OASISSpikeEstimator"
+    with NWBHDF5IO(str(out), "r") as io:
+        rates = io.read().processing["ophys"][f"{name}_firing_rates"]
+        assert rates.unit == "Hz"
+        assert rates.data.shape == (450, 5)
+        assert np.isfinite(rates.data[:]).all()
+
+
+def test_rates_of_a_suite2p_folder_and_beside_it(weights, tmp_path):
+    write_suite2p_folder(tmp_path, [FakePlane(seed=0)])
+    done = run("spikes", tmp_path / "suite2p", "--weights", weights, "-o", tmp_path / "a.nwb", "--write-suite2p")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "suite2p" / "plane0" / "S2SSpikeEstimator_rates.npy").exists()
+    again = run("spikes", tmp_path / "suite2p", "--weights", weights, "-o", tmp_path / "b.nwb", "--write-suite2p")
+    assert again.exit_code == 1
+    assert "is not overwritten" in again.output
+
+
+def test_a_dry_run_writes_nothing(weights, recording, tmp_path):
+    done = run("spikes", recording, "--weights", weights, "-o", tmp_path / "no.nwb", "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "Nothing was written" in done.output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "mlspike"], "expected one of s2s, oasis"),
+        (["--model", "oasis", "--weights", "x.npz"], "deconvolution has none"),
+        (["--in-place", "-o", "x.nwb"], "exclude each other"),
+    ],
+)
+def test_wrong_words_of_spikes(words, message, recording):
+    done = run("spikes", recording, *words)
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--config", "huge"], 2, "expected one of default, published"),
+        (["--set", "chanels=3"], 2, "no field"),
+        (["-o", "weights.txt"], 2, "ends in .npz"),
+        (["--leave-out", "DS"], 1, "Nothing of"),
+    ],
+)
+def test_wrong_words_of_training(words, code, message, truth):
+    done = run("train-s2s", truth, *words)
+    assert done.exit_code == code
+    assert message in " ".join(done.output.split())
+
+
+def test_a_folder_without_recordings(tmp_path):
+    done = run("train-s2s", tmp_path)
+    assert done.exit_code == 1
+    assert "holds no .mat files" in done.output
