@@ -7,6 +7,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from nwb_calcium_lvm import OASISSpikeEstimator, Recording, load_model, write_nwb
 from nwb_calcium_lvm.exceptions import DataError, DataWarning
+from nwb_calcium_lvm.spikes import oasis as oasis_module
 from nwb_calcium_lvm.spikes.oasis import decay_factor, deconvolve, penalty_for_noise
 
 
@@ -36,6 +37,15 @@ def test_it_solves_the_problem(rng):
         spikes, _ = nnls(kernel, lowered, maxiter=20000)
         np.testing.assert_allclose(found.spikes[:, roi], spikes, atol=1e-9)
         np.testing.assert_allclose(found.calcium[:, roi], kernel @ spikes, atol=1e-9)
+
+
+def test_stretches_are_joined_without_a_seam(rng, monkeypatch):
+    traces, _ = simulate(rng, n=900)
+    decay = np.array([0.8, 0.95, 0.99])
+    whole = deconvolve(traces, decay, np.full(3, 0.1))
+    monkeypatch.setattr(oasis_module, "_LARGEST_EXPONENT", 1.0)
+    parts = deconvolve(traces, decay, np.full(3, 0.1))
+    np.testing.assert_allclose(parts.spikes, whole.spikes, atol=1e-9)
 
 
 def test_each_trace_is_solved_as_if_alone(rng):

@@ -1,12 +1,13 @@
-"""Non-negative deconvolution of AR(1) calcium, exact, by pooling of neighbours; all traces in step (NumPy only).
+"""Non-negative deconvolution of AR(1) calcium, exact, by pooling of neighbours (NumPy and SciPy only).
 
 The problem, for each trace y with decay factor g per frame and penalty λ:
 
     minimise  ½ Σ_t (y_t - c_t)² + λ Σ_t s_t    subject to    s_t = c_t - g c_{t-1} ≥ 0,  c_0 = s_0 ≥ 0
 
-A penalty is the same as lowering y by λ (1 - g) and its last frame by λ. What remains is a regression that may only
-jump upward from its own decay: frames are taken in one by one, and a pool of frames that would make the calcium fall
-faster than it decays is merged with the pool before it.
+A penalty is the same as lowering y by λ (1 - g) and its last frame by λ. With c_t = g^t u_t what remains is an isotonic
+regression: u may only rise. Frames over which it stays level are a pool, in which calcium just decays. Since g^t leaves
+the range of numbers, stretches are solved one by one and their pools joined as in OASIS: a pool that would begin lower
+than the one before it has decayed to is merged with that one.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
 Array = NDArray[np.floating]
 
 _BISECTIONS = 12
+_LARGEST_EXPONENT = 150.0  # of the growth that undoes the decay within a stretch
+_ROUNDING = 1e-9
 _SHORTEST_DECAY, _LONGEST_DECAY = 0.05, 5.0  # s
 _LAGS = 0.5  # s of autocovariance that the decay is found from
 
@@ -45,48 +49,52 @@ def deconvolve(traces: Array, decay: Array, penalty: Array) -> Deconvolved:
     n, n_rois = traces.shape
     lowered = traces - penalty * (1.0 - decay)
     lowered[-1] = traces[-1] - penalty
-    value, length = _pools(lowered, np.log(decay))
-    calcium = np.zeros((n, n_rois))
+    calcium = np.empty((n, n_rois))
     for roi in range(n_rois):
-        sizes = length[:, roi][length[:, roi] > 0]
-        starts = np.cumsum(sizes) - sizes
-        age = np.arange(n) - np.repeat(starts, sizes)
-        calcium[:, roi] = np.repeat(np.maximum(value[: len(sizes), roi], 0.0), sizes) * decay[roi] ** age
+        value, length = _pools(lowered[:, roi], float(np.log(decay[roi])))
+        age = np.arange(n) - np.repeat(np.cumsum(length) - length, length)
+        calcium[:, roi] = np.repeat(np.maximum(value, 0.0), length) * decay[roi] ** age
     spikes = calcium.copy()
     spikes[1:] -= decay * calcium[:-1]
     # Within a pool the difference is rounding; only at its start is it a spike.
-    return Deconvolved(calcium, np.where(spikes > 1e-9 * np.abs(calcium).max(axis=0, initial=1e-300), spikes, 0.0))
+    return Deconvolved(calcium, np.where(spikes > _ROUNDING * calcium.max(axis=0, initial=0.0), spikes, 0.0))
 
 
-def _pools(traces: Array, log_decay: Array) -> tuple[Array, NDArray[np.integer]]:
-    """Return first value and length of each pool; rows are a stack per ROI, length 0 beyond its top."""
-    n, n_rois = traces.shape
-    value, weight = np.zeros((n + 1, n_rois)), np.zeros((n + 1, n_rois))
-    length = np.zeros((n + 1, n_rois), int)
-    size = np.zeros(n_rois, int)  # of each stack
-    taken = np.zeros(n_rois, int)  # frames taken in
-    rois = np.arange(n_rois)
-    while len(rois):
-        top = size[rois] - 1
-        below = np.maximum(top - 1, 0)
-        step = np.exp(log_decay[rois] * length[below, rois])
-        violates = (top >= 1) & (value[below, rois] * step > value[top, rois])
-        a, i, f = rois[violates], below[violates], step[violates]
-        heavy = weight[i, a] + weight[i + 1, a] * f**2
-        value[i, a] = (weight[i, a] * value[i, a] + weight[i + 1, a] * f * value[i + 1, a]) / heavy
-        weight[i, a] = heavy
-        length[i, a] += length[i + 1, a]
-        length[i + 1, a] = 0
-        size[a] -= 1
-        pushes = ~violates & (taken[rois] < n)
-        b = rois[pushes]
-        value[size[b], b] = traces[taken[b], b]
-        weight[size[b], b] = 1.0
-        length[size[b], b] = 1
-        size[b] += 1
-        taken[b] += 1
-        rois = rois[violates | pushes]
-    return value, length
+def _pools(trace: Array, log_decay: float) -> tuple[Array, NDArray[np.integer]]:
+    """Return the first value and the length of each pool of one trace."""
+    n = max(int(_LARGEST_EXPONENT / -log_decay), 1)
+    value: list[float] = []
+    length: list[int] = []
+    for first in range(0, len(trace), n):
+        part = trace[first : first + n]
+        growth = np.exp(-log_decay * np.arange(len(part)))
+        found = isotonic_regression(part * growth, weights=growth**-2)
+        starts = found.blocks[:-1]
+        _join(value, length, found.x[starts] / growth[starts], np.diff(found.blocks), log_decay)
+    return np.array(value), np.array(length)
+
+
+def _join(value: list[float], length: list[int], more: Array, lengths: NDArray[np.integer], log_decay: float) -> None:
+    """Add the pools of the next stretch, merging those at the seam that calcium could not have decayed between."""
+
+    def weight(size: int) -> float:
+        return np.expm1(2 * size * log_decay) / np.expm1(2 * log_decay)  # Σ g^(2j) over the pool
+
+    for k in range(len(more)):
+        value.append(float(more[k]))
+        length.append(int(lengths[k]))
+        merged = False
+        while len(value) > 1 and value[-2] * np.exp(length[-2] * log_decay) > value[-1]:
+            merged = True
+            v, size = value.pop(), length.pop()
+            fade = np.exp(length[-1] * log_decay)
+            before, after = weight(length[-1]), weight(size)
+            value[-1] = (before * value[-1] + after * fade * v) / (before + after * fade**2)
+            length[-1] += size
+        if not merged:  # the pools after this one fit each other already
+            value.extend(more[k + 1 :].tolist())
+            length.extend(lengths[k + 1 :].tolist())
+            return
 
 
 def penalty_for_noise(traces: Array, decay: Array, noise: Array) -> Array:
