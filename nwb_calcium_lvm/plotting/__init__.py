@@ -8,14 +8,18 @@ and returns it. None shows or closes anything or touches the current pyplot figu
 from nwb_calcium_lvm.plotting._events import states_around_event
 from nwb_calcium_lvm.plotting._model import likelihood_curve, model_selection, rates_by_state, transition_matrix
 from nwb_calcium_lvm.plotting._overview import overview
+from nwb_calcium_lvm.plotting._spikes import frequency_response, layer_outputs, spike_rates
 from nwb_calcium_lvm.plotting._style import state_colors
 from nwb_calcium_lvm.plotting._time import state_probabilities, states, traces
 
 __all__ = [
+    "frequency_response",
+    "layer_outputs",
     "likelihood_curve",
     "model_selection",
     "overview",
     "rates_by_state",
+    "spike_rates",
     "state_colors",
     "state_probabilities",
     "states",

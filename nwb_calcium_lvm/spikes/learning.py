@@ -144,7 +144,7 @@ def calibrate(
     recordings: list[Recording], spikes: list[list[Array]], groups: list[Any], networks: Networks, config: S2SConfig
 ) -> Calibration:
     """Find the gain and the dispersion of counts from predictions for neurons with known spikes."""
-    pairs = [pair for r, s in zip(recordings, spikes, strict=True) for pair in _predicted(r, s, networks, config)]
+    pairs = [pair for r, s in zip(recordings, spikes, strict=True) for pair in predicted_counts(r, s, networks, config)]
     labels = np.array([str(g) for r, g in zip(recordings, groups, strict=True) for _ in range(r.n_rois)])
     known = [i for i, p in enumerate(pairs) if p is not None]
     kept = [p for p in pairs if p is not None]
@@ -188,9 +188,10 @@ class Predicted:
         return (np.concatenate(expected), np.concatenate(true)) if expected else None
 
 
-def _predicted(
+def predicted_counts(
     recording: Recording, spikes: list[Array], networks: Networks, config: S2SConfig
 ) -> list[Predicted | None]:
+    """Return rates beside spikes for each ROI; None for one that has no rates."""
     rates = rates_of(recording, networks, config, lag=0.0)
     return [
         Predicted(rates[:, roi], recording.timestamps, recording.segments, spikes[roi])

@@ -14,7 +14,7 @@ from nwb_calcium_lvm.spikes.configs import S2SConfig
 from nwb_calcium_lvm.spikes.inference import Networks
 from nwb_calcium_lvm.spikes.training import build, flatten, unflatten
 
-_FOLDER = "weights"
+_FOLDER = "pretrained"
 
 
 def members_to_arrays(members: tuple[Any, ...]) -> dict[str, np.ndarray]:

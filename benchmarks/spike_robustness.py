@@ -1,0 +1,138 @@
+"""The networks of spike_folds.py on their left-out sets under other conditions, and what their intervals are worth.
+
+    NWB_CALCIUM_LVM_DATA=FOLDER python benchmarks/spike_robustness.py --checkpoints CHECKPOINTS
+
+Trains nothing: it takes the weights that spike_folds.py has left in CHECKPOINTS (seed 0). Frame rates: recordings
+that are fast enough are averaged down to 100, 60, 30, 15 and 7.5 Hz. Noise: white noise is added at 30 Hz (slower
+recordings: at their own rate) until the noise level is 4. Intervals: 90 % intervals of counts, their dispersion from the
+other folds' left-out sets. Some minutes. --weights FILE puts the dispersion found on left-out sets into a file of
+weights.
+"""
+
+import os
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+from _common import parser, progress, table, write
+from spike_folds import FOLDS, read, scores
+
+from nwb_calcium_lvm import Recording
+from nwb_calcium_lvm.exceptions import DataWarning
+from nwb_calcium_lvm.io import GroundTruth
+from nwb_calcium_lvm.metrics import summarise_spikes
+from nwb_calcium_lvm.preprocessing import noise_level
+from nwb_calcium_lvm.provenance import Segments
+from nwb_calcium_lvm.spikes import S2SSpikeEstimator
+from nwb_calcium_lvm.spikes.calibration import WINDOWS, Calibration, count_interval, find_dispersion, find_gain
+from nwb_calcium_lvm.spikes.clocks import average_over, grid_edges
+from nwb_calcium_lvm.spikes.learning import predicted_counts
+from nwb_calcium_lvm.spikes.traces import noise_to_reach
+from nwb_calcium_lvm.spikes.weights import read_weights, write_weights
+
+RATES = (100.0, 60.0, 30.0, 15.0, 7.5)
+NU = 4.0
+ALPHA = 0.1
+
+
+def at_rate(neuron, rate):
+    """The neuron averaged to a slower clock, segment by segment."""
+    recording = neuron.recording
+    times, values, bounds, n = [], [], [], 0
+    for a, b in recording.segments.bounds:
+        t = recording.timestamps[a:b]
+        grid = grid_edges(t[0], int((t[-1] - t[0]) * rate) + 1, rate)
+        values.append(average_over(recording.dff[a:b, 0], t, grid))
+        times.append(0.5 * (grid[1:] + grid[:-1]))
+        bounds.append((n, n + len(values[-1])))
+        n = bounds[-1][1]
+    made = Recording(
+        np.concatenate(values)[:, None], timestamps=np.concatenate(times), segments=Segments(np.array(bounds))
+    )
+    return GroundTruth(made, neuron.spikes, neuron.neuron, neuron.dataset, neuron.segment_numbers)
+
+
+def noisier(neuron, nu, rng):
+    recording = neuron.recording
+    rate = recording.sampling_rate
+    present = noise_level(recording.dff, rate, recording.mask, recording.segments)[0]
+    noise = noise_to_reach(nu, float(present), rate) * rng.normal(size=recording.shape)
+    made = Recording(recording.dff + noise, timestamps=recording.timestamps, segments=recording.segments)
+    return GroundTruth(made, neuron.spikes, neuron.neuron, neuron.dataset, neuron.segment_numbers)
+
+
+def main():
+    args = parser(__doc__, 1)
+    args.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
+    args.add_argument("--weights", type=Path, help="file of weights to put the calibration into")
+    args = args.parse_args()
+    began = time.perf_counter()
+    warnings.simplefilter("ignore", DataWarning)
+    neurons = read(Path(os.environ["NWB_CALCIUM_LVM_DATA"]))
+    rng = np.random.default_rng(0)
+    rates, noise, pairs = {}, {}, {}
+    for fold in FOLDS:
+        s2s = S2SSpikeEstimator.from_pretrained(args.checkpoints / "default" / fold / "seed0.npz")
+        left_out = [n for n in neurons if n.dataset.startswith(fold)]
+        slowest = min(n.recording.sampling_rate for n in left_out)
+        rates[fold] = {
+            f"{r:g}": summarise_spikes(scores(s2s, [at_rate(n, r) for n in left_out])).c30
+            for r in RATES
+            if slowest >= 0.99 * r
+        }
+        at_30 = [at_rate(n, 30.0) if n.recording.sampling_rate > 30.5 else n for n in left_out]
+        found = summarise_spikes(scores(s2s, [noisier(n, NU, rng) for n in at_30]))
+        noise[fold] = {"p25": found.p25, "c30": found.c30, "bias": found.bias, "error": found.error}
+        pairs[fold] = [predicted_counts(n.recording, [n.spikes], s2s.networks_, s2s.config_)[0] for n in left_out]
+        progress(f"{fold}: {rates[fold]} nu {NU:g}: {found.c30:.3f}")
+    intervals = {fold: coverage(pairs, fold) for fold in FOLDS}
+    table(
+        ["left out", *map(str, RATES)], [[f, *(f"{rates[f].get(f'{r:g}', np.nan):.3f}" for r in RATES)] for f in FOLDS]
+    )
+    table(["left out", f"c30 at nu {NU:g}"], [[f, f"{noise[f]['c30']:.3f}"] for f in FOLDS])
+    table(
+        ["left out", "predicted / true", *(f"{w:.3g} s" for w in WINDOWS)],
+        [[f, f"{v['ratio']:.2f}", *(f"{c:.2f}" for c in v["coverage"])] for f, v in intervals.items()],
+    )
+    write("spike_robustness", args, began, {"frame_rates": rates, f"noise_{NU:g}": noise, "intervals": intervals})
+    if args.weights is not None:
+        recalibrate(args.weights, pairs)
+
+
+def coverage(pairs, fold):
+    """Share of true counts inside 90 % intervals, by window, with the dispersion of all other folds."""
+    others = [p for f, found in pairs.items() if f != fold for p in found]
+    inside = []
+    for window in WINDOWS:
+        dispersion = dispersion_of(others, window)
+        shares = []
+        for p in pairs[fold]:
+            if (counts := p.in_windows(window)) is not None:
+                low, high = count_interval(counts[0], dispersion, ALPHA)
+                shares.append(np.mean((counts[1] >= low) & (counts[1] <= high)))
+        inside.append(float(np.mean(shares)) if shares else float("nan"))
+    totals = [p.total_rate / p.total_spikes for p in pairs[fold] if p.total_spikes]
+    return {"ratio": float(np.median(totals)), "coverage": inside}
+
+
+def dispersion_of(found, window):
+    counted = [c for p in found if (c := p.in_windows(window)) is not None]
+    return find_dispersion([m for m, _ in counted], [k for _, k in counted])
+
+
+def recalibrate(path, pairs):
+    """Put what left-out sets say of gain and dispersion into a file of weights."""
+    config, networks, calibration, card = read_weights(path)
+    everything = [(fold, p) for fold, found in pairs.items() for p in found]
+    predicted = np.array([p.total_rate for _, p in everything])
+    true = np.array([p.total_spikes for _, p in everything])
+    ratio = find_gain(predicted, true, np.array([fold for fold, _ in everything]))
+    dispersion = np.array([dispersion_of([p for _, p in everything], w) for w in WINDOWS])
+    print(f"Gain {calibration.gain:.3f} as found on the training sets; left-out sets ask for {ratio:.3f} times that.")
+    made = Calibration(calibration.gain, np.array(WINDOWS), dispersion, len(everything))
+    write_weights(path, config, networks, made, card)
+
+
+if __name__ == "__main__":
+    main()
