@@ -16,11 +16,13 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from _cascade import Cascade
 from _common import RESULTS, parser, progress, rounded, table, versions
 
 from nwb_calcium_lvm.exceptions import DataWarning
 from nwb_calcium_lvm.io import read_ground_truth
 from nwb_calcium_lvm.metrics import SpikeScores, SpikeScoring, summarise_spikes
+from nwb_calcium_lvm.preprocessing import noise_level
 from nwb_calcium_lvm.spikes import DEFAULT, PUBLISHED, OASISSpikeEstimator, S2SSpikeEstimator
 
 FOLDS = ("DS04", "DS07", "DS09", "DS10", "DS13", "DS14", "DS18", "DS19")
@@ -46,6 +48,18 @@ def read(root):
         warnings.simplefilter("ignore", DataWarning)
         neurons = read_ground_truth(root / "ground_truth")
     return [n for n in neurons if not n.dataset.startswith(INTERNEURONS)]
+
+
+def train_cascade(seed, learned, left_out, path):
+    """CASCADE's network for the noise level of the set left out, as its users choose it."""
+    nu = [noise_level(r.dff, r.sampling_rate, r.mask, r.segments)[0] for r in (n.recording for n in left_out)]
+    made = Cascade(seed=seed, level=max(round(float(np.median(nu))), 1.0))
+    if path.exists():
+        return made.load(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made.fit(learned)
+    made.save(path)
+    return made
 
 
 def train(model, seed, learned, folder):
@@ -101,7 +115,7 @@ def show(path):
 
 def main():
     args = parser(__doc__, 1)
-    args.add_argument("--model", choices=[*sorted(CONFIGS), "oasis"], default="default")
+    args.add_argument("--model", choices=[*sorted(CONFIGS), "cascade", "oasis"], default="default")
     args.add_argument("--first-seed", type=int, default=0)
     args.add_argument("--folds", nargs="*", default=list(FOLDS))
     args.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
@@ -124,13 +138,16 @@ def run(args, path):
             left_out = [n for n in neurons if n.dataset.startswith(fold)]
             began = time.perf_counter()
             folder = args.checkpoints / args.model / fold
-            made = train(args.model, seed, learned, folder / f"seed{seed}")
-            made.save_weights(folder / f"seed{seed}.npz")
+            if args.model == "cascade":
+                made = train_cascade(seed, learned, left_out, folder / f"seed{seed}.npz")
+            else:
+                made = train(args.model, seed, learned, folder / f"seed{seed}")
+                made.save_weights(folder / f"seed{seed}.npz")
             seconds = time.perf_counter() - began
             entry = record(scores(made, left_out), left_out, seconds)
             store(path, f"{args.model}, seed {seed}", fold, entry)
-            there = sorted(folder.glob("seed*.npz"))
-            if len(there) > 1:
+            there = [folder / f"seed{k}.npz" for k in range(seed + 1) if (folder / f"seed{k}.npz").exists()]
+            if len(there) > 1 and args.model in CONFIGS:
                 whole = together([S2SSpikeEstimator.from_pretrained(p) for p in there])
                 store(path, f"{args.model}, {len(there)} networks", fold, record(scores(whole, left_out), left_out, 0))
             progress(f"{args.model} {fold} seed {seed}: p25 {entry['p25']:.3f} c30 {entry['c30']:.3f} {seconds:.0f} s")
