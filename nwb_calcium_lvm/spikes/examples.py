@@ -161,9 +161,11 @@ def draw_example(
     factor = 1.0 if as_unknown else float(np.exp(augmentation.gain * rng.normal()))
     values = (values - scale.baseline[0]) / scale.divisor[0] * factor
     noise = scale.noise[0] / scale.divisor[0] * factor
-    noise *= np.sqrt(rate / stretch.rate)  # averaging white noise over longer frames
+    frame_rate = scale.rate[0] if scale.rate[0] < 0.75 * stretch.rate else stretch.rate  # slower if interpolated
+    own_rate = min(rate, frame_rate)
+    noise *= np.sqrt(own_rate / frame_rate)  # averaging white noise over longer frames
     if rng.random() < augmentation.noisier:
-        present = noise_level_of(noise, rate)
+        present, own_rate = noise_level_of(noise, own_rate), rate
         lowest = max(present, _CLEAN)
         wanted = np.exp(rng.uniform(np.log(lowest), np.log(max(augmentation.noisiest, lowest))))
         added = noise_to_reach(float(wanted), present, rate)
@@ -176,7 +178,7 @@ def draw_example(
     weight[: cut.before] = False
     weight[cut.length - cut.after :] = False
     units = "unknown" if as_unknown else "dff"
-    return trace, stretch.counts(edges), weight.astype(float), conditions_of(np.array([noise]), rate, units)[0]
+    return trace, stretch.counts(edges), weight.astype(float), conditions_of(np.array([noise]), own_rate, units)[0]
 
 
 def _at_another_rate(

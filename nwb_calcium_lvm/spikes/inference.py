@@ -40,7 +40,8 @@ def seen_as(recording: Recording, config: S2SConfig) -> str:
 
 def scale_recording(recording: Recording, config: S2SConfig) -> Scale:
     """Return baseline, divisor and noise of every trace of a recording."""
-    return scale_of(recording.dff, recording.mask, recording.segments, seen_as(recording, config))
+    rate = recording.sampling_rate or 1.0
+    return scale_of(recording.dff, recording.mask, recording.segments, rate, seen_as(recording, config))
 
 
 def rates_of(recording: Recording, networks: Networks, config: S2SConfig, lag: float) -> Array:
@@ -81,7 +82,7 @@ def _segment_rates(
 ) -> Iterator[tuple[NDArray[np.integer], tuple[int, int], float, Array]]:
     """Yield, some ROIs and one segment at a time: ROIs, first and last frame, first time, rates on the fine clock."""
     scale = scale_recording(recording, config)
-    conditions = conditions_of(scale.noise / scale.divisor, recording.sampling_rate or 1.0, seen_as(recording, config))
+    conditions = conditions_of(scale.noise / scale.divisor, scale.rate, seen_as(recording, config))
     usable = np.flatnonzero(recording.usable)
     for first in range(0, len(usable), _ROWS):
         rois = usable[first : first + _ROWS]

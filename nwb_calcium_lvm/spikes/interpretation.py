@@ -36,8 +36,7 @@ def layer_outputs(recording: Recording, networks: Networks, config: S2SConfig, m
     """Return the output of every layer for a recording of one ROI without gaps, summed over channels."""
     shape = config.architecture
     scale = scale_recording(recording, config)
-    units = seen_as(recording, config)
-    told = conditions_of(scale.noise / scale.divisor, recording.sampling_rate or 1.0, units)
+    told = conditions_of(scale.noise / scale.divisor, scale.rate, seen_as(recording, config))
     times = recording.timestamps
     n = int(np.ceil((times[-1] - times[0]) * shape.rate)) + 1
     trace = (fill_missing(recording.dff, recording.mask)[:, 0] - scale.baseline[0]) / scale.divisor[0]

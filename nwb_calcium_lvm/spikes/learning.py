@@ -64,7 +64,8 @@ def _neuron(recording: Recording, spikes: Array, group: Any, config: S2SConfig, 
     ]
     stretches = tuple(s for s in parts if s.observed.any())
     units = seen_as(recording, config)
-    scales = [scale_of(recording.dff, recording.mask, recording.segments, u) for u in (units, "unknown")]
+    rate = recording.sampling_rate or 1.0
+    scales = [scale_of(recording.dff, recording.mask, recording.segments, rate, u) for u in (units, "unknown")]
     spread = target_spread(stretches, cut) if stretches else 1.0
     return Neuron(stretches, scales[0], scales[1], units, str(group), spread)
 

@@ -166,7 +166,7 @@ class OASISSpikeEstimator(SpikeEstimator):
         if len(usable) == 0:
             return out
         filled = fill_missing(recording.dff[:, usable], recording.mask[:, usable]).astype(float)
-        scale = scale_of(filled, np.ones(filled.shape, bool), recording.segments, recording.units)
+        scale = scale_of(filled, np.ones(filled.shape, bool), recording.segments, rate, recording.units)
         traces = (filled - scale.baseline) / scale.divisor
         if self.decay_time is None:
             decay = decay_factor(traces, rate)
