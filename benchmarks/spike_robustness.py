@@ -2,11 +2,15 @@
 
     NWB_CALCIUM_LVM_DATA=FOLDER python benchmarks/spike_robustness.py --checkpoints CHECKPOINTS
 
-Trains nothing: it takes the weights that spike_folds.py has left in CHECKPOINTS (seed 0). Frame rates: recordings
-that are fast enough are averaged to 100, 60, 30, 15 and 7.5 Hz. Noise: white noise is added at 30 Hz (slower
-recordings: at their own rate) until the noise level is 4. Intervals: 90 % intervals of counts, their dispersion from
-the other folds' left-out sets. Some minutes. --weights FILE puts the dispersion found on left-out sets into a file of
-weights.
+Trains nothing: it takes the weights that spike_folds.py has left in CHECKPOINTS (seed 0). Half a minute.
+
+- Frame rates: recordings that are fast enough are averaged to 100, 60, 30, 15 and 7.5 Hz.
+- Noise: white noise is added at 30 Hz (slower recordings: at their own rate) until the noise level is 4.
+- Intervals: 90 % intervals of counts, their dispersion from the other folds' left-out sets.
+- Spikefinder: sets 4 and 5, of which the package's weights have seen nothing, as traces of unknown unit (set 6 is DS17
+  once more).
+
+--weights FILE puts the dispersion found on left-out sets into a file of weights.
 """
 
 import os
@@ -20,11 +24,11 @@ from spike_folds import FOLDS, read, scores
 
 from nwb_calcium_lvm import Recording
 from nwb_calcium_lvm.exceptions import DataWarning
-from nwb_calcium_lvm.io import GroundTruth
+from nwb_calcium_lvm.io import GroundTruth, read_spikefinder
 from nwb_calcium_lvm.metrics import summarise_spikes
 from nwb_calcium_lvm.preprocessing import noise_level
 from nwb_calcium_lvm.provenance import Segments
-from nwb_calcium_lvm.spikes import S2SSpikeEstimator
+from nwb_calcium_lvm.spikes import OASISSpikeEstimator, S2SSpikeEstimator
 from nwb_calcium_lvm.spikes.calibration import WINDOWS, Calibration, count_interval, find_dispersion, find_gain
 from nwb_calcium_lvm.spikes.clocks import average_over, grid_edges
 from nwb_calcium_lvm.spikes.learning import predicted_counts
@@ -97,11 +101,34 @@ def main():
         ["left out", "predicted / true", *(f"{w:.3g} s" for w in WINDOWS)],
         [[f, f"{v['ratio']:.2f}", *(f"{c:.2f}" for c in v["coverage"])] for f, v in intervals.items()],
     )
+    unknown = spikefinder(Path(os.environ["NWB_CALCIUM_LVM_DATA"]) / "spikefinder")
+    table(
+        ["Spikefinder", "set 4, p25", "c30", "set 5, p25", "c30"],
+        [[k, *(f"{v[n][m]:.3f}" for n in ("4", "5") for m in ("p25", "c30"))] for k, v in unknown.items()],
+    )
+    results = {"frame_rates": rates, f"noise_{NU:g}": noise, "intervals": intervals, "spikefinder": unknown}
     weights = args.weights
     args.checkpoints, args.weights = None, None  # folders of one machine are not part of the result
-    write("spike_robustness", args, began, {"frame_rates": rates, f"noise_{NU:g}": noise, "intervals": intervals})
+    write("spike_robustness", args, began, results)
     if weights is not None:
         recalibrate(weights, pairs)
+
+
+def spikefinder(root):
+    """Scores of the package's weights and of deconvolution on traces of unknown unit."""
+    models = {
+        "default": S2SSpikeEstimator.from_pretrained(),
+        "OASIS": OASISSpikeEstimator(spike_amplitude=1.0),
+        "OASIS, 50 ms earlier, smoothed": OASISSpikeEstimator(spike_amplitude=1.0, lag=-0.05, smoothing=0.05),
+    }
+    out = {}
+    for number in (4, 5):
+        neurons = read_spikefinder(root / f"{number}.train.calcium.csv.gz")
+        for name, model in models.items():
+            fitted = model if name == "default" else model.fit(neurons[0].recording)
+            found = summarise_spikes(scores(fitted, neurons))
+            out.setdefault(name, {})[str(number)] = {"p25": found.p25, "c30": found.c30, "auc": found.auc}
+    return out
 
 
 def coverage(pairs, fold):
