@@ -281,6 +281,8 @@ def test_forms_of_input_keep_their_form(fitted, fresh):
 def test_no_sampling_rate(fitted, fresh):
     with pytest.raises(DataError, match="no sampling rate"):
         fitted.transform(fresh[0])
+    told = load_copy(fitted).set_params(sampling_rate=30.0)
+    np.testing.assert_array_equal(told.transform(Recording(fresh[0])), told.transform(fresh[0]))
 
 
 def test_constant_and_missing_rois_are_nan_and_said(fitted, fresh):

@@ -41,7 +41,8 @@ def take(estimator: Any, X: Any, *, groups: Any = None) -> Given:
     if hasattr(X, "columns") and hasattr(X, "to_numpy"):  # a DataFrame: its columns name the ROIs
         X = Recording(table.to_numpy(), sampling_rate=estimator.sampling_rate, roi_ids=list(table.columns))
     sources = list(X) if is_list else [X]
-    given = Given([coerce(estimator, x, groups=None if is_list else groups, reset=False) for x in sources], is_list)
+    items = [coerce(estimator, x, groups=None if is_list else groups, reset=False) for x in sources]
+    given = Given([_clocked(item, estimator.sampling_rate) for item in items], is_list)
     for i, item in enumerate(given.items):
         if item.recording.sampling_rate is None:
             where = f"Recording {i} of X" if is_list else "X"
@@ -50,6 +51,26 @@ def take(estimator: Any, X: Any, *, groups: Any = None) -> Given:
                 f"(Hz) to {type(estimator).__name__}, or Recording(..., sampling_rate=...)."
             )
     return given
+
+
+def _clocked(item: Trials, rate: float | None) -> Trials:
+    """Give a recording without a clock the rate that the estimator was told."""
+    recording = item.recording
+    if rate is None or recording.sampling_rate is not None:
+        return item
+    made = Recording(
+        recording.dff,
+        sampling_rate=rate,
+        roi_ids=recording.roi_ids,
+        mask=recording.mask,
+        units=recording.units,
+        metadata=recording.metadata,
+        source=recording.source,
+        roi_metadata=recording.roi_metadata,
+        indicator=recording.indicator,
+        segments=recording.segments,
+    )
+    return Trials(made, item.form)
 
 
 def check_units(recording: Recording) -> None:
