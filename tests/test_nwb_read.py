@@ -108,8 +108,8 @@ def test_allen_behavior_skips_one_number_per_roi(path: Path):
 
 def test_allen_coding_prefers_raw_with_neuropil(path: Path):
     rec = read_nwb(files.allen_coding_file(path))
-    assert rec.source.series == "processing/ophys/Fluorescence/raw_traces"
-    assert rec.source.neuropil == "processing/ophys/Fluorescence/neuropil_traces"
+    assert rec.source.series == "processing/brain_observatory_pipeline/Fluorescence/raw_traces"
+    assert rec.source.neuropil == "processing/brain_observatory_pipeline/Fluorescence/neuropil_traces"
     dff = read_nwb(path, series="DfOverF")
     np.testing.assert_array_equal(dff.dff, raw_traces() / 200 - 1)
 
