@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from pynwb import NWBHDF5IO, NWBFile, TimeSeries
 from pynwb.base import Images
@@ -160,6 +161,9 @@ def build(
         more(nwbfile)
     with NWBHDF5IO(str(path), "w") as io:
         io.write(nwbfile)
+    if movie is not None:
+        with h5py.File(path, "r+") as file:
+            del file["acquisition/TwoPhotonSeries/num_samples"]  # today's pynwb asks for it; those writers' knew it not
     return path
 
 
