@@ -34,6 +34,8 @@ def keep_references(file: h5py.File, old: Path, new: Path) -> None:
 
 def moved(name: str, old: Path, new: Path) -> str:
     """Return a relative path that led somewhere from one folder, as it does from another."""
+    if not name:  # Suite2p writes an empty name for a movie it does not know
+        return name
     try:
         return os.path.relpath(old / name, new)
     except ValueError:  # another drive, on Windows
