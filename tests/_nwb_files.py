@@ -69,6 +69,7 @@ def build(
     module: str = "ophys",
     movie: str | None = None,
     more: Callable[[NWBFile], None] | None = None,
+    manager: Any = None,
 ) -> Path:
     """Write an NWB file with the given tables of ROIs and series, a movie kept elsewhere, and what ``more`` adds.
 
@@ -159,7 +160,7 @@ def build(
             nwbfile.add_trial(**{key: values[i] for key, values in trials.items()})
     if more is not None:
         more(nwbfile)
-    with NWBHDF5IO(str(path), "w") as io:
+    with NWBHDF5IO(str(path), "w", manager=manager) as io:
         io.write(nwbfile)
     if movie is not None:
         with h5py.File(path, "r+") as file:
