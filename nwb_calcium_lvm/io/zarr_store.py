@@ -103,7 +103,8 @@ def wrap(data: Any, chunks: tuple[int, ...]) -> NwbObject:
 
 
 def write_new(nwbfile: NwbObject, target: Path) -> None:
-    """Write an NWBFile made in memory to a new store; an empty folder may be there."""
+    """Write an NWBFile made in memory to a new store; an empty file or folder may be there."""
+    _make_folder(target)
     with _quiet(), harmless_pickles(), _zarr_writer()(target) as io:
         io.write(nwbfile)
 
@@ -118,7 +119,7 @@ def export(
     source : Path
         HDF5 file or Zarr store; never changed.
     target : Path
-        Where to. An empty file or folder may be there.
+        Where to. An empty file or folder may be there; what becomes a store is open to its owner only.
     change : callable
         Is given the NWBFile that was read, and adds to it, or removes with :func:`remove`.
     to : {"hdf5", "zarr"}
@@ -141,7 +142,17 @@ def export(
 
 
 def _writer(target: Path, to: Format) -> NwbObject:
-    return _zarr_writer()(target) if to == "zarr" else _hdf5_writer()(str(target), mode="w")
+    if to == "hdf5":
+        return _hdf5_writer()(str(target), mode="w")
+    _make_folder(target)
+    return _zarr_writer()(target)
+
+
+def _make_folder(target: Path) -> None:
+    """Make the folder of a store, in place of an empty file, for its owner only until it is complete."""
+    if target.is_file() and target.stat().st_size == 0:
+        target.unlink()
+    target.mkdir(mode=0o700, exist_ok=True)
 
 
 @contextmanager
