@@ -2,7 +2,8 @@
 
 from nwb_calcium_lvm.io.nwb_read import describe_nwb, read_nwb
 from nwb_calcium_lvm.io.nwb_write import plan_write, write_nwb
+from nwb_calcium_lvm.io.results_read import read_results
 from nwb_calcium_lvm.io.suite2p import read_suite2p
 from nwb_calcium_lvm.io.suite2p_write import write_suite2p
 
-__all__ = ["describe_nwb", "plan_write", "read_nwb", "read_suite2p", "write_nwb", "write_suite2p"]
+__all__ = ["describe_nwb", "plan_write", "read_nwb", "read_results", "read_suite2p", "write_nwb", "write_suite2p"]

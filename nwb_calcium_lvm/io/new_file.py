@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nwb_calcium_lvm.exceptions import DataError
 from nwb_calcium_lvm.io import _classes as nwb
-from nwb_calcium_lvm.io._build import stored
+from nwb_calcium_lvm.io._build import Wrap, chunked
 from nwb_calcium_lvm.io._classes import NwbObject
 from nwb_calcium_lvm.io._pickle import read_objects
 from nwb_calcium_lvm.io._suite2p_folder import find_layout
@@ -20,12 +20,13 @@ from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.result import InferenceResult
 
 TABLE_PATH = "processing/{module}/ImageSegmentation/PlaneSegmentation"
+TRACES_PATH = "processing/{module}/DfOverF"
 _UNKNOWN = "unknown"
 _Mask = list[tuple[int, int, float]]
 
 
 def new_nwbfile(
-    result: InferenceResult, recording: Recording | None, module: str
+    result: InferenceResult, recording: Recording | None, module: str, wrap: Wrap
 ) -> tuple[NwbObject, NDArray[np.integer]]:
     """Make an NWBFile with the ROIs of a result, and the dF/F if the recording is given.
 
@@ -47,7 +48,7 @@ def new_nwbfile(
     table = _segmentation(nwbfile, result, module)
     rows = np.arange(len(result.roi_ids))
     if recording is not None:
-        nwbfile.processing[module].add(_traces(recording, table, rows, result))
+        nwbfile.processing[module].add(_traces(recording, table, rows, result, wrap))
     return nwbfile, rows
 
 
@@ -133,7 +134,9 @@ def _suite2p_masks(result: InferenceResult, folder: Path) -> list[_Mask]:
     return masks
 
 
-def _traces(recording: Recording, table: NwbObject, rows: NDArray[np.integer], result: InferenceResult) -> NwbObject:
+def _traces(
+    recording: Recording, table: NwbObject, rows: NDArray[np.integer], result: InferenceResult, wrap: Wrap
+) -> NwbObject:
     if not np.array_equal(recording.roi_ids, result.roi_ids):
         raise DataError(
             f"The recording given as source has {recording.n_rois} ROIs and the result {len(result.roi_ids)}, or other "
@@ -148,7 +151,7 @@ def _traces(recording: Recording, table: NwbObject, rows: NDArray[np.integer], r
         description="dF/F that the model was fitted to; NaN where nothing was observed."
         if recording.units == "dff"
         else "Traces of unknown unit that the model was fitted to; NaN where nothing was observed.",
-        data=stored(np.where(recording.mask, recording.dff, np.nan).astype(recording.dff.dtype)),
+        data=chunked(np.where(recording.mask, recording.dff, np.nan).astype(recording.dff.dtype), wrap),
         rois=region,
         unit="dF/F" if recording.units == "dff" else "n.a.",
         **clock,
