@@ -13,8 +13,8 @@ from nwb_calcium_lvm import read_results, write_nwb
 from nwb_calcium_lvm.result import InferenceResult
 
 
-@pytest.mark.parametrize("ending", ["nwb"])
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.parametrize("ending", ["nwb", "nwb.zarr"])
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(result=results())
 def test_any_result(tmp_path_factory: pytest.TempPathFactory, ending: str, result: InferenceResult):
     folder = tmp_path_factory.mktemp("any")

@@ -16,17 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nwb_calcium_lvm.exceptions import DataError, NameClashError, WriteError
+from nwb_calcium_lvm.io import zarr_store
 from nwb_calcium_lvm.io._atomic import check_writable, locked, size_of
 from nwb_calcium_lvm.io._build import Place, Tick, wrap_hdf5
 from nwb_calcium_lvm.io._classes import NWBHDF5IO, NwbObject, PlaneSegmentation
 from nwb_calcium_lvm.io._core_layout import core_layout
 from nwb_calcium_lvm.io._extension_layout import extension_layout
 from nwb_calcium_lvm.io._links import links_into
-from nwb_calcium_lvm.io._open import format_of, is_store, opened
+from nwb_calcium_lvm.io._open import opened
 from nwb_calcium_lvm.io._relocate import keep_references
 from nwb_calcium_lvm.io.new_file import TABLE_PATH, TRACES_PATH, new_nwbfile
 from nwb_calcium_lvm.io.nwb_read import JOIN
 from nwb_calcium_lvm.io.nwb_series import RESULT_TABLE, is_result, object_at
+from nwb_calcium_lvm.io.zarr_store import Format, format_of, is_store
 from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.result import InferenceResult
 
@@ -89,7 +91,7 @@ class Plan:
         The file to write.
     base : Path or None
         The file to start from; None: from nothing.
-    to : {"hdf5", "zarr"}
+    to : Format
         Format of the target.
     module : str
         Processing module.
@@ -103,7 +105,7 @@ class Plan:
     layout: Layout
     target: Path
     base: Path | None
-    to: str
+    to: Format
     module: str
     replaced: list[str] = field(default_factory=list)
     recording: Recording | None = None
@@ -156,13 +158,11 @@ class Plan:
 
     def _make(self, temporary: Path, tick: Tick) -> None:
         nwbfile, rows = new_nwbfile(self.result, self.recording, self.module, self._wrap)
-        nwbfile.was_generated_by = [_line()]
+        nwbfile.was_generated_by = [list(_line())]
         table = object_at(nwbfile, TABLE_PATH.format(module=self.module))
         traces = object_at(nwbfile, TRACES_PATH.format(module=self.module))
         self.layout.add(self._place(nwbfile, table, rows, [] if traces is None else [traces], tick))
         if self.to == "zarr":
-            from nwb_calcium_lvm.io import zarr_store
-
             zarr_store.write_new(nwbfile, temporary)
         else:
             with NWBHDF5IO(str(temporary), "w") as io:
@@ -186,8 +186,6 @@ class Plan:
             _sign(file)
 
     def _export(self, base: Path, temporary: Path, tick: Tick) -> None:
-        from nwb_calcium_lvm.io import zarr_store
-
         def change(nwbfile: NwbObject) -> None:
             for name in self.replaced:
                 zarr_store.remove(nwbfile.processing[self.module], name)
@@ -196,7 +194,7 @@ class Plan:
             zarr_store.sign(nwbfile, _line())
             self.layout.add(self._place_in(nwbfile, tick))
 
-        zarr_store.export(base, temporary, change, to=self.to)
+        zarr_store.export(base, temporary, change, to=self.to, home=self.target.parent)
 
     # -- Parts of the file --------------------------------------------------------------------------------------------
 
@@ -214,8 +212,6 @@ class Plan:
     def _wrap(self, slices: Any, chunks: tuple[int, ...]) -> NwbObject:
         if self.to == "hdf5":
             return wrap_hdf5(slices, chunks)
-        from nwb_calcium_lvm.io import zarr_store
-
         return zarr_store.wrap(slices, chunks)
 
 
@@ -286,20 +282,19 @@ def _origin(result: InferenceResult, source: str | Path | Recording | None) -> P
     return None if origin is None else origin.resolve()
 
 
-def _target(path: str | Path | None, origin: Path | None, base: Path | None, backend: str) -> tuple[Path, str]:
+def _target(path: str | Path | None, origin: Path | None, base: Path | None, backend: str) -> tuple[Path, Format]:
     """Return the file to write and its format."""
+    wanted: Format | None = None if backend == "auto" else ("zarr" if backend == "zarr" else "hdf5")
     if path is not None:
         target = Path(path).expanduser().resolve()
-        if target.exists():
-            to = format_of(target)
-            if backend not in ("auto", to):
-                raise ValueError(f"backend={backend!r}, but {target} is there already, as {to}. Pass another path.")
-            return target, to
-        return target, ("zarr" if target.suffix == ".zarr" else "hdf5") if backend == "auto" else backend
+        if target.exists() and wanted not in (None, format_of(target)):
+            raise ValueError(
+                f"backend={backend!r}, but {target} is there already, as {format_of(target)}. Pass another path."
+            )
+        return target, wanted or format_of(target)
     if origin is None:
         raise WriteError("The traces came from no file, so there is no place beside it. Pass path='NAME.nwb'.")
-    like_source = "hdf5" if base is None else format_of(base)
-    to = like_source if backend == "auto" else backend
+    to: Format = wanted or ("hdf5" if base is None else format_of(base))
     stem = origin.name if base is None else origin.name.removesuffix(".zarr").removesuffix(".nwb")
     return origin.with_name(f"{stem}{_SUFFIX}.nwb{'.zarr' if to == 'zarr' else ''}"), to
 
@@ -385,7 +380,7 @@ def _names_in(table: NwbObject) -> list[str]:
 
 def _sign(file: h5py.File) -> None:
     """Add this package to the list of software that made the file."""
-    line = tuple(_line())
+    line = _line()
     path = "general/was_generated_by"
     lines: list[tuple[str, ...]] = []
     if path in file:
@@ -395,5 +390,5 @@ def _sign(file: h5py.File) -> None:
     file.create_dataset(path, data=np.array(lines, dtype=object), dtype=h5py.string_dtype())
 
 
-def _line() -> list[str]:
-    return [SOFTWARE, version("nwb-calcium-lvm")]
+def _line() -> tuple[str, str]:
+    return SOFTWARE, version("nwb-calcium-lvm")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+
+from nwb_calcium_lvm.io._zarr_pickle import harmless_pickles
 
 _GAP = 8  # frames that are read in vain rather than asked for one by one
 
@@ -80,9 +83,8 @@ class StoredArray:
 @contextmanager
 def _opened(path: Path, dataset: str) -> Iterator[Any]:
     if path.is_dir():
-        import zarr
-
-        yield zarr.open(str(path), mode="r")[dataset]
+        with harmless_pickles():
+            yield import_module("zarr").open(str(path), mode="r")[dataset]
     else:
         with h5py.File(path, "r") as file:
             yield file[dataset]
