@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from nwb_calcium_lvm.io._atomic import write_safely
@@ -14,6 +15,43 @@ from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.result import InferenceResult
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What :func:`write_nwb` would do.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    base : Path or None
+        The file it would be a copy of; the same as ``path`` where that would be added to; None: made from nothing.
+    format : {"hdf5", "zarr"}
+        How it is stored.
+    replaced : list of str
+        What would be replaced.
+    objects : list of str
+        What would be written, an object a line.
+    needed_bytes, free_bytes : int
+        Room it takes at most while writing, and room there is.
+    """
+
+    path: Path
+    base: Path | None
+    format: str
+    replaced: list[str]
+    objects: list[str]
+    needed_bytes: int
+    free_bytes: int
+
+    def __str__(self) -> str:
+        how = "create" if self.base is None else f"create as a copy of {self.base}"
+        if self.base == self.path:
+            how = "add to"
+        size = f"needs up to {self.needed_bytes / 2**20:,.1f} MB of {self.free_bytes / 2**20:,.0f} MB free"
+        gone = [f"replaces {name}" for name in self.replaced]
+        return "\n".join([f"{self.path} ({how}; {self.format}; {size})", *gone, *self.objects])
 
 
 def write_nwb(
@@ -109,22 +147,19 @@ def plan_write(
     schema: str = "extension",
     overwrite: bool = False,
     backend: str = "auto",
-) -> list[str]:
-    """Say what :func:`write_nwb` would write, and raise what it would raise before writing; nothing is written.
-
-    Returns
-    -------
-    list of str
-        The file, the room it takes at most and what is free, then a line per object.
-    """
+) -> Preview:
+    """Say what :func:`write_nwb` would write, and raise what it would raise before writing; nothing is written."""
     plan = make_plan(result, path, source, name, module, schema, overwrite, backend)
-    how = "add to" if plan.in_place else "create"
-    if how == "create" and plan.base is not None:
-        how += f" as a copy of {plan.base}"
-    size = f"needs up to {plan.needed_bytes / 2**20:,.1f} MB of {plan.free_bytes / 2**20:,.0f} MB free"
-    lines = [f"{plan.target} ({how}; {plan.to}; {size})"]
-    lines += [f"replaces processing/{module}/{name}" for name in plan.replaced]
-    return lines + plan.layout.lines(f"processing/{module}")
+    room = f"processing/{module}"
+    return Preview(
+        path=plan.target,
+        base=plan.base,
+        format=plan.to,
+        replaced=[f"{room}/{name}" for name in plan.replaced],
+        objects=plan.layout.lines(room),
+        needed_bytes=plan.needed_bytes,
+        free_bytes=plan.free_bytes,
+    )
 
 
 @contextmanager
@@ -134,6 +169,6 @@ def _progress(plan: Plan, verbose: int) -> Iterator[Tick]:
         return
     from tqdm.auto import tqdm
 
-    with tqdm(total=plan.layout.n_bytes, desc=f"Writing {plan.target.name}", unit="B", unit_scale=True) as bar:
+    with tqdm(total=plan.layout.n_bytes, desc=f"Writing {plan.target.name}", unit="B", unit_scale=True, delay=1) as bar:
         yield bar.update
         bar.update(bar.total - bar.n)  # what is too small to be told of
