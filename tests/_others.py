@@ -90,10 +90,10 @@ def _text(value: Any, file: h5py.File) -> str:
 def changed(source: Path, copy: Path, added: Collection[str]) -> list[str]:
     """What a copy does not have as its source has it, and what it has beside that and the given places.
 
-    A copy has its own identifier, its list of software and its cached specifications.
+    A copy has its own identifier, its list of software and its cached specifications, of the version it names.
     """
     before, after = snapshot(source), snapshot(copy)
-    own = ("identifier", "general/was_generated_by", "specifications", *added)
+    own = ("@nwb_version", "identifier", "general/was_generated_by", "specifications", *added)
     paths = [
         p
         for p in sorted(before.keys() | after.keys())
