@@ -104,8 +104,7 @@ def wrap(data: Any, chunks: tuple[int, ...]) -> NwbObject:
 
 def write_new(nwbfile: NwbObject, target: Path) -> None:
     """Write an NWBFile made in memory to a new store; an empty file or folder may be there."""
-    _make_folder(target)
-    with _quiet(), harmless_pickles(), _zarr_writer()(target) as io:
+    with _quiet(), harmless_pickles(), _writer(target, "zarr") as io:
         io.write(nwbfile)
 
 
@@ -144,15 +143,11 @@ def export(
 def _writer(target: Path, to: Format) -> NwbObject:
     if to == "hdf5":
         return _hdf5_writer()(str(target), mode="w")
-    _make_folder(target)
-    return _zarr_writer()(target)
-
-
-def _make_folder(target: Path) -> None:
-    """Make the folder of a store, in place of an empty file, for its owner only until it is complete."""
     if target.is_file() and target.stat().st_size == 0:
         target.unlink()
-    target.mkdir(mode=0o700, exist_ok=True)
+    writer = _zarr_writer()(target)
+    target.chmod(0o700)  # for its owner only until it is complete; zarr has just made the folder
+    return writer
 
 
 @contextmanager
@@ -274,7 +269,7 @@ def _is_large(data: Any) -> bool:
 def _chunks_of(data: Any) -> tuple[int, ...]:
     if data.chunks is not None:
         return tuple(min(int(c), int(n)) for c, n in zip(data.chunks, data.shape, strict=True))
-    rows = max(1, 2**20 // (int(np.prod(data.shape[1:])) * data.dtype.itemsize))
+    rows = max(1, _BLOCK_BYTES // 32 // (int(np.prod(data.shape[1:])) * data.dtype.itemsize))
     return (min(rows, data.shape[0]), *data.shape[1:])
 
 
