@@ -19,7 +19,9 @@ text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00
 )
 keys = st.one_of(
     text,
-    st.sampled_from(["model", "roi_ids", "time", "time_", "segments", "a/b", ".", "", "bouts", "source", "id", "name_"]),
+    st.sampled_from(
+        ["model", "roi_ids", "time", "time_", "segments", "a/b", ".", "", "bouts", "source", "id", "name_"]
+    ),
 )
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False) | text,
@@ -77,8 +79,12 @@ def results(draw: Any, name: str = "a result") -> InferenceResult:
     time, segments, rate, unit = draw(times_and_segments())
     n_rois = draw(st.integers(1, 4))
     sizes = {"time": len(time), "roi": n_rois, "state": 3, "latent": 2, "trial": len(segments), "one": 1, "none": 0}
-    over_time = st.sampled_from([("time",), ("time", "roi"), ("time", "state"), ("time", "latent"), ("time", "one", "roi")])
-    others = st.sampled_from([(), ("one",), ("trial", "latent"), ("none",), ("state", "none"), ("roi",), ("roi", "one")])
+    over_time = st.sampled_from(
+        [("time",), ("time", "roi"), ("time", "state"), ("time", "latent"), ("time", "one", "roi")]
+    )
+    others = st.sampled_from(
+        [(), ("one",), ("trial", "latent"), ("none",), ("state", "none"), ("roi",), ("roi", "one")]
+    )
     arrays = {}
     for key in draw(st.lists(keys, max_size=3, unique=True)):
         dims = draw(over_time | others)
@@ -87,7 +93,9 @@ def results(draw: Any, name: str = "a result") -> InferenceResult:
     for key in draw(st.lists(keys, max_size=4, unique=True)):
         dims = draw(others)
         parameters[key] = draw(named(tuple(sizes[d] for d in dims), dims))
-    facts = {k: draw(values((n_rois, *w))) for k in draw(st.lists(keys, max_size=2, unique=True)) for w in [(), (2,)][:1]}
+    facts = {
+        k: draw(values((n_rois, *w))) for k in draw(st.lists(keys, max_size=2, unique=True)) for w in [(), (2,)][:1]
+    }
     history = draw(st.none() | hnp.arrays("f8", st.integers(0, 3), elements=st.floats(-1e6, 1e6)))
     ids = draw(st.just(np.arange(n_rois) * 3) | st.just(np.array([f"cell {i}" for i in range(n_rois)])))
     state = draw(
@@ -133,7 +141,9 @@ def sources(draw: Any, n_rois: int) -> Source:
     paths = st.none() | st.sampled_from(["processing/ophys/a", "processing/ophys/a + processing/ophys/b"])
     planes = st.none() | st.just(np.arange(n_rois) % 2)
     # Planes are also a column of the table of a new file.
-    return Source("array", None, draw(paths), draw(paths), None, draw(numbers), draw(planes), draw(st.none() | st.just("x")))
+    return Source(
+        "array", None, draw(paths), draw(paths), None, draw(numbers), draw(planes), draw(st.none() | st.just("x"))
+    )
 
 
 def assert_same(a: InferenceResult, b: InferenceResult) -> None:

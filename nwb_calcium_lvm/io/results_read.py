@@ -235,6 +235,8 @@ class _Reader:
         if state is None:
             return None
         header = from_json(state.header_json)
+        if "format" not in header:  # the state of somebody else's estimator
+            return None
         check_version(header.pop("format"), int(header.pop("version")), self.path)
         arrays = {key_of(a.name, STATE_NAMES): as_read(a.data, len(_axes(a))) for a in state.labeled_arrays.values()}
         return FittedState(header, arrays)
