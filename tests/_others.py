@@ -13,10 +13,15 @@ from typing import Any
 
 import h5py
 import numpy as np
+from pynwb import validate
+
+Found = dict[str, dict[str, np.ndarray]]
 
 
 class PlainReader:
     """A process that has pynwb and cannot import this package; it reads file after file."""
+
+    errors: set[str]  # what the validator said of the file read last
 
     def __init__(self) -> None:
         script = Path(__file__).with_name("_plain_reader.py")
@@ -24,9 +29,7 @@ class PlainReader:
             [sys.executable, str(script), "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def read(
-        self, path: Path, name: str, *, module: str = "ophys", series: Collection[str] = ()
-    ) -> dict[str, dict[str, np.ndarray]]:
+    def read(self, path: Path, name: str, *, module: str = "ophys", series: Collection[str] = ()) -> Found:
         """Everything of a result by its path in the module, and the clocks of some series."""
         out = path.with_suffix(f".{name}.npz")
         request = {"file": str(path), "name": name, "module": module, "series": list(series), "out": str(out)}
@@ -36,7 +39,8 @@ class PlainReader:
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
         assert "failed" not in answer, answer["failed"]
-        found: dict[str, dict[str, np.ndarray]] = {}
+        self.errors = set(answer["errors"])
+        found: Found = {}
         with np.load(out) as stored:
             for key in stored.files:
                 place, _, fact = key.partition("|")
@@ -46,6 +50,16 @@ class PlainReader:
 
     def close(self) -> None:
         self._process.communicate()
+
+
+def array(found: Found, name: str, key: str) -> dict[str, np.ndarray]:
+    """What was read of an array or table, in either schema."""
+    return found[f"{name}/{key}"] if f"{name}/{key}" in found else found[f"{name}_{key}"]
+
+
+def places(found: Found, *names: str) -> set[str]:
+    """Where the objects of results are in the file."""
+    return {f"processing/ophys/{place.split('/')[0]}" for place in found if place.startswith(names)}
 
 
 def snapshot(path: Path) -> dict[str, str]:
@@ -103,14 +117,29 @@ def changed(source: Path, copy: Path, added: Collection[str]) -> list[str]:
 
 
 def complaints(path: Path) -> set[tuple[str, ...]]:
-    """What nwbinspector and the validator say of a file."""
+    """What nwbinspector says of a file."""
     from nwbinspector import inspect_nwbfile
-    from pynwb import validate
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        told = {
+        return {
             (m.check_function_name, str(m.object_name), m.message)
             for m in inspect_nwbfile(nwbfile_path=str(path), skip_validate=True)
         }
-        return told | {("validate", "", str(e)) for e in validate(path=str(path))}
+
+
+def faults(path: Path) -> set[str]:
+    """What the validator says of a file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {str(e) for e in validate(path=str(path))}
+
+
+def check_the_rest(source: Path, copy: Path, added: Collection[str], plain: PlainReader) -> None:
+    """Raise unless all else is as it was, and checkers say nothing they did not say of the source.
+
+    To be called after ``plain`` has read the copy.
+    """
+    assert changed(source, copy, added) == []
+    assert not plain.errors or plain.errors <= faults(source)
+    assert complaints(copy) <= complaints(source)
