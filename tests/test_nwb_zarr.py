@@ -325,7 +325,7 @@ def test_movies_elsewhere_are_found_from_another_folder(store: Path, tmp_path: P
         assert Path(os.path.normpath(path.parent / near)) == store.parent / "videos/face.mp4"
 
 
-@pytest.mark.parametrize("start", ["hdf5", "zarr"])
+@pytest.mark.parametrize("start", ["hdf5", "zarr", "zarr version 3"])
 def test_links_to_other_files_are_refused(hdf5: Path, store: Path, tmp_path: Path, start: str):
     import h5py
 
@@ -337,7 +337,9 @@ def test_links_to_other_files_are_refused(hdf5: Path, store: Path, tmp_path: Pat
         path = shutil.copytree(store, tmp_path / "a.zarr")
         facts = path / "scratch" / ".zattrs"
         link = {"name": "other", "source": "../other.zarr", "path": "/acquisition"}
-        facts.write_text(json.dumps({"zarr_link": [link]}))
+        facts.write_text(json.dumps({"zarr_link": [link] if start == "zarr" else [link | {"source": "."}]}))
+        if start == "zarr version 3":
+            facts.with_name("zarr.json").write_text(json.dumps({"attributes": {"_LINKS": [link]}}))
     with pytest.raises(WriteError, match=r"links to other files.*other"):
         export(path, tmp_path / "b.zarr", nothing, to="zarr")
     assert not (tmp_path / "b.zarr").exists()

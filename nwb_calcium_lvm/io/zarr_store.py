@@ -222,12 +222,13 @@ def _hdf5_links(source: Path) -> list[str]:
 
 
 def _zarr_links(source: Path) -> list[str]:
-    return [
-        f"{link.get('name')} to {link['source']}"
-        for path in source.rglob(".zattrs")
-        for link in json.loads(path.read_text(encoding="utf-8")).get("zarr_link", [])
-        if link.get("source", ".") not in (".", None)
-    ]
+    found: list[str] = []
+    for path in (*source.rglob(".zattrs"), *source.rglob("zarr.json")):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = facts.get("attributes", {}) if path.name == "zarr.json" else facts
+        links = [*facts.get("zarr_link", []), *facts.get("_LINKS", [])]  # version 2 and 3
+        found += [f"{link['name']} to {link['source']}" for link in links if link.get("source") not in (".", None)]
+    return found
 
 
 # -- Copying piece by piece -------------------------------------------------------------------------------------------
