@@ -40,8 +40,8 @@ def values(shape: tuple[int, ...]) -> st.SearchStrategy[Any]:
 
 
 @st.composite
-def named(draw: Any, shape: tuple[int, ...], dims: tuple[str, ...], *, numeric: bool = False) -> NamedArray:
-    array = draw(dtypes.flatmap(lambda d: hnp.arrays(d, shape)) if numeric else values(shape))
+def named(draw: Any, shape: tuple[int, ...], dims: tuple[str, ...]) -> NamedArray:
+    array = draw(values(shape))
     unit = draw(st.sampled_from(["Hz", "state", "probability", "spikes", ""]) | text)
     return NamedArray(array, dims, unit, draw(text))
 
@@ -88,7 +88,7 @@ def results(draw: Any, name: str = "a result") -> InferenceResult:
     arrays = {}
     for key in draw(st.lists(keys, max_size=3, unique=True)):
         dims = draw(over_time | others)
-        arrays[key] = draw(named(tuple(sizes[d] for d in dims), dims, numeric=dims[:1] == ("time",)))
+        arrays[key] = draw(named(tuple(sizes[d] for d in dims), dims))
     parameters = {}
     for key in draw(st.lists(keys, max_size=4, unique=True)):
         dims = draw(others)
