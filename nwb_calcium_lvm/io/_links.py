@@ -50,6 +50,7 @@ def _hdf5_links(path: Path) -> list[tuple[str, str]]:
 def _zarr_links(path: Path) -> Iterator[tuple[str, str]]:
     """Links of a store, which hdmf-zarr keeps as attributes of the group they are in."""
     for file in (*path.rglob(".zattrs"), *path.rglob("zarr.json")):
-        facts = json.loads(file.read_text())
-        for link in facts.get("attributes", facts).get("zarr_link", ()):
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        facts = facts.get("attributes", facts)
+        for link in (*facts.get("zarr_link", ()), *facts.get("_LINKS", ())):  # as of Zarr version 2, and 3
             yield str((file.parent / link["name"]).relative_to(path).as_posix()), str(link["path"])
