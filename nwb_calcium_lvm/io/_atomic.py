@@ -21,12 +21,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from nwb_calcium_lvm.exceptions import DataError, NameClashError, WriteError
+from nwb_calcium_lvm.exceptions import NameClashError, WriteError
 from nwb_calcium_lvm.io._exchange import can_exchange, exchange, rename_new
 
 logger = logging.getLogger(__name__)
 
 _MARGIN = 16 * 2**20  # bytes kept free beyond what is needed
+_NO_RESERVE_HERE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENODEV)
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EBADF)
 
 
@@ -81,6 +82,7 @@ def write_safely(
         try:
             if base is not None and copy_base and base.is_file():
                 shutil.copyfile(base, temporary)
+                reserve(temporary, extra_bytes)
             edit(temporary)
             check(temporary)
             _take_permissions(temporary, base)
@@ -96,15 +98,23 @@ def _told(target: Path) -> Iterator[None]:
     """Say what became of the target where the system refused something, however deep in a library."""
     try:
         yield
-    except (DataError, WriteError, FileNotFoundError):
+    except (WriteError, FileNotFoundError):
         raise
     except Exception as error:
         cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, OSError):
+        while cause is not None and not (isinstance(cause, OSError) or _is_of_hdf5(cause)):
             cause = cause.__cause__
         if cause is None:
             raise
-        raise WriteError(f"{target} could not be written and is as it was: {cause}.") from error
+        raise WriteError(
+            f"{target} could not be written and is as it was: {cause}. Check the space and quota in {target.parent}, "
+            "or pass path= on another disk."
+        ) from error
+
+
+def _is_of_hdf5(error: BaseException) -> bool:
+    """Whether HDF5 failed: it says so by a RuntimeError as often as by an OSError."""
+    return type(error) is RuntimeError and re.match(r"(?i)unable to |can't |couldn't ", str(error)) is not None
 
 
 def check_writable(target: Path) -> None:
@@ -116,6 +126,26 @@ def check_writable(target: Path) -> None:
         # The administrator may write anywhere; a file or folder without any write permission is meant to stay.
         if place.exists() and (not os.access(place, os.W_OK) or not place.stat().st_mode & 0o222):
             raise WriteError(f"{place} is read-only. Make it writable, or pass path= in a folder that is.")
+
+
+def reserve(path: Path, extra_bytes: int) -> None:
+    """Take the room that a file will grow by from the disk now, where the system can.
+
+    HDF5 does not survive a failed write: it may end the process when it tidies up afterwards. So a full disk or a quota
+    has to be met before HDF5 writes. When it closes the file, it gives back what it did not use.
+    """
+    allocate = getattr(os, "posix_fallocate", None)
+    if allocate is None:
+        return
+    handle = os.open(path, os.O_RDWR)
+    try:
+        allocate(handle, os.fstat(handle).st_size, extra_bytes + _MARGIN)
+    except OSError as error:
+        if error.errno not in _NO_RESERVE_HERE:
+            raise
+        logger.debug("No room can be reserved on this file system: %s", error)
+    finally:
+        os.close(handle)
 
 
 def size_of(path: Path) -> int:
@@ -312,8 +342,10 @@ def _publish(temporary: Path, target: Path, in_place: bool) -> None:
             raise
         except OSError:  # a file system without hard links
             _publish_new(rename_new, temporary, target)
-    if os.name == "posix":
+    try:
         _flush_one(target.parent)
+    except OSError as error:  # it is in place and complete; only a power cut could still undo the renaming
+        logger.warning("%s is written, but its folder could not be flushed to the disk: %s", target, error)
 
 
 def _publish_new(step: Callable[[Path, Path], None], temporary: Path, target: Path) -> None:

@@ -15,7 +15,7 @@ from nwb_calcium_lvm.io._classes import NwbObject
 from nwb_calcium_lvm.io._clock import Clock
 from nwb_calcium_lvm.io._tables import Column
 
-_CHUNK_VALUES = 2**17  # about a megabyte of float64 per chunk
+_CHUNK_VALUES = 2**16  # 1024 frames of 64 ROIs: measured, see docs/benchmarks.md
 _CHUNK_ROIS = 64
 _BUFFER_BYTES = 32 * 2**20
 

@@ -23,6 +23,7 @@ from nwb_calcium_lvm.io._classes import NWBHDF5IO, NwbObject, PlaneSegmentation
 from nwb_calcium_lvm.io._core_layout import core_layout
 from nwb_calcium_lvm.io._extension_layout import extension_layout
 from nwb_calcium_lvm.io._links import links_into
+from nwb_calcium_lvm.io._new_hdf5 import new_hdf5
 from nwb_calcium_lvm.io._open import opened
 from nwb_calcium_lvm.io._relocate import keep_references
 from nwb_calcium_lvm.io.new_file import TABLE_PATH, TRACES_PATH, new_nwbfile
@@ -165,7 +166,7 @@ class Plan:
         if self.to == "zarr":
             zarr_store.write_new(nwbfile, temporary)
         else:
-            with NWBHDF5IO(str(temporary), "w") as io:
+            with new_hdf5(temporary, self.extra_bytes) as io:
                 io.write(nwbfile)
 
     def _append(self, base: Path, temporary: Path, tick: Tick) -> None:
@@ -194,7 +195,7 @@ class Plan:
             zarr_store.sign(nwbfile, _line())
             self.layout.add(self._place_in(nwbfile, tick))
 
-        zarr_store.export(base, temporary, change, to=self.to, home=self.target.parent)
+        zarr_store.export(base, temporary, change, to=self.to, home=self.target.parent, n_bytes=self.needed_bytes)
 
     # -- Parts of the file --------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from nwb_calcium_lvm.exceptions import DataError, WriteError
 from nwb_calcium_lvm.io._classes import NWBHDF5IO, GenericDataChunkIterator, H5DataIO, NwbObject
+from nwb_calcium_lvm.io._new_hdf5 import new_hdf5
 from nwb_calcium_lvm.io._relocate import moved
 from nwb_calcium_lvm.io._zarr_pickle import harmless_codec, harmless_pickles
 
@@ -104,12 +105,18 @@ def wrap(data: Any, chunks: tuple[int, ...]) -> NwbObject:
 
 def write_new(nwbfile: NwbObject, target: Path) -> None:
     """Write an NWBFile made in memory to a new store; an empty file or folder may be there."""
-    with _quiet(), harmless_pickles(), _writer(target, "zarr") as io:
+    with _quiet(), harmless_pickles(), _new_store(target) as io:
         io.write(nwbfile)
 
 
 def export(
-    source: Path, target: Path, change: Callable[[NwbObject], None], *, to: Format, home: Path | None = None
+    source: Path,
+    target: Path,
+    change: Callable[[NwbObject], None],
+    *,
+    to: Format,
+    home: Path | None = None,
+    n_bytes: int = 0,
 ) -> None:
     """Write the whole of an NWB file, changed, to a new file or store.
 
@@ -125,6 +132,8 @@ def export(
         How it is stored.
     home : Path, optional
         The folder the target will be in, where relative paths of external image files start; default: the target's.
+    n_bytes : int
+        Room that is taken from the disk before an HDF5 file is written.
 
     Raises
     ------
@@ -136,13 +145,12 @@ def export(
         nwbfile = reader.read()
         _keep_external_files(nwbfile, source.resolve().parent, home or target.resolve().parent)
         change(nwbfile)
-        with harmless_pickles(), _writer(target, to) as writer:
+        anew = new_hdf5(target, n_bytes, _hdf5_writer()) if to == "hdf5" else _new_store(target)
+        with harmless_pickles(), anew as writer:
             writer.export(src_io=reader, nwbfile=nwbfile, write_args={"link_data": False})
 
 
-def _writer(target: Path, to: Format) -> NwbObject:
-    if to == "hdf5":
-        return _hdf5_writer()(str(target), mode="w")
+def _new_store(target: Path) -> NwbObject:
     if target.is_file() and target.stat().st_size == 0:
         target.unlink()
     writer = _zarr_writer()(target)
