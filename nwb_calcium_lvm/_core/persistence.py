@@ -48,16 +48,17 @@ def load_from_nwb(path: str | Path, name: str | None, cls: type) -> Any:
 
     found = read_results(path, lazy=True) if name is None else {name: read_results(path, name, lazy=True)}
     classes = {key: None if r.fitted is None else str(r.fitted.header.get("class")) for key, r in found.items()}
-    fitting = [key for key, known in classes.items() if known == cls.__name__]
+    fitting = [r.fitted for key, r in found.items() if r.fitted is not None and classes[key] == cls.__name__]
     if len(fitting) > 1:
-        raise AmbiguousDataError(f"{path} has several results of a {cls.__name__}: {', '.join(fitting)}. Pass name=.")
+        names = ", ".join(key for key, known in classes.items() if known == cls.__name__)
+        raise AmbiguousDataError(f"{path} has several results of a {cls.__name__}: {names}. Pass name=.")
     if not fitting:
         there = ", ".join(f"{key} ({known or 'no fitted model'})" for key, known in classes.items())
         raise DataError(
-            f"{path} has no {cls.__name__} to restore. It has: {there}. Use the class that was fitted, or write the "
-            "result again with schema='extension'."
+            f"{path} has no {cls.__name__} to restore. It has: {there or 'no results'}. Use the class that was fitted, "
+            "or write the result again with schema='extension'."
         )
-    return restore(found[fitting[0]].fitted, path)
+    return restore(fitting[0], path)
 
 
 def state_of(estimator: Any) -> FittedState | None:

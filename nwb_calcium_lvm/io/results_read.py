@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, overload
@@ -96,7 +95,7 @@ def _nothing_of(name: str, found: Mapping[str, Any], nwbfile: NwbObject, path: A
 def _result(obj: NwbObject, path: Path, lazy: bool) -> InferenceResult:
     try:
         return _Reader(obj, path, lazy).result()
-    except (KeyError, TypeError, ValueError, AttributeError, json.JSONDecodeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(
@@ -292,7 +291,7 @@ def _whole(parts: list[tuple[Any, Any]], n_rois: int) -> NDArray[np.integer] | N
         return None
     whole = np.zeros(n_rois, np.int64)
     for positions, values in parts:
-        at = slice(None) if positions is None else as_read(positions, 1).astype(np.int64)
-        if values is not None and (positions is None or np.size(at)):
+        at = np.arange(n_rois) if positions is None else as_read(positions, 1).astype(np.int64)
+        if values is not None and len(at):
             whole[at] = as_read(values, 1)
     return whole
