@@ -15,12 +15,12 @@ import pytest
 from _nwb_files import S, build, raw_traces
 from _results import assert_same
 from ndx_calcium_lvm.testing import mock
-from pynwb import NWBHDF5IO, NWBFile, validate
+from pynwb import NWBHDF5IO, NWBFile, TimeSeries, validate
 from pynwb.testing.mock.file import mock_NWBFile
 from test_nwb_write import complaints, result_of, tree
 
 from nwb_calcium_lvm import CalciumHMM, Recording, read_nwb, read_results, write_nwb
-from nwb_calcium_lvm.exceptions import AmbiguousDataError, DataError, NameClashError
+from nwb_calcium_lvm.exceptions import AmbiguousDataError, DataError, NameClashError, WriteError
 from nwb_calcium_lvm.io import plan_write
 from nwb_calcium_lvm.io._open import opened
 from nwb_calcium_lvm.io.stored_array import StoredArray
@@ -470,3 +470,132 @@ def test_a_progress_bar_is_fed_as_slices_are_written(path: Path, result: Inferen
     assert sum(told) == sum(a.values.nbytes for a in result.arrays.values())
     write_nwb(result, path, verbose=1)
     assert capsys.readouterr().out == ""
+
+
+# -- Odd files and odd results ----------------------------------------------------------------------------------------
+
+
+def test_windows_that_are_no_trials_do_not_link_to_the_trials_of_their_numbers(tmp_path: Path):
+    rec = read_nwb(files.odor_file(tmp_path / "a.nwb"))
+    assert rec.trials is not None
+    starts = rec.trials["start_time"][1:]
+    out = write_nwb(result_of(rec.align(starts, window=(0.0, 2.0))), name="events")  # numbered from 0 as they come
+    write_nwb(result_of(rec.align(window=(0.0, 2.0))), out, name="trials", overwrite=True)
+    with opened(out) as (nwbfile, _, _):
+        assert nwbfile.processing["ophys"]["events"].trials is None
+        assert nwbfile.processing["ophys"]["trials"].trials.data[:].tolist() == list(range(len(starts) + 1))
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_trials_that_refer_to_a_result_keep_it(path: Path, result: InferenceResult, ending: str):
+    write_nwb(result, path, name="a")
+    with NWBHDF5IO(str(path), "r+") as io:
+        nwbfile: Any = io.read()
+        for start in (1.0, 3.0):
+            series = nwbfile.processing["ophys"]["a"].inferred_roi_series["firing_rates"]
+            nwbfile.add_trial(start, start + 1, timeseries=[series])
+        io.write(nwbfile)
+    out = write_nwb(result, path.with_name(f"out.{ending}"), name="b")
+    with pytest.raises(NameClashError, match=r"links into the result .* intervals/trials/timeseries"):
+        write_nwb(result, out, name="a", overwrite=True)
+
+
+def test_a_short_identifier_of_fixed_length_is_not_cut_off(path: Path, result: InferenceResult):
+    with h5py.File(path, "r+") as file:
+        del file["identifier"]
+        file["identifier"] = np.bytes_("session-1")
+    with h5py.File(write_nwb(result), "r") as file:
+        assert file["identifier"].asstr()[()].startswith("session-1_calcium_lvm_")  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    "options", [{"n_states": np.int64(2)}, {"random_state": np.random.RandomState(0)}], ids=["of NumPy", "generator"]
+)
+def test_a_model_with_arguments_that_save_takes_is_stored(path: Path, options: dict[str, Any]):
+    rec = read_nwb(path)
+    hmm = small(**options).fit(rec)
+    write_nwb(hmm.infer(rec), path)
+    np.testing.assert_array_equal(CalciumHMM.from_nwb(path).predict(rec), hmm.predict(rec))
+
+
+@pytest.mark.parametrize("dims", [("time",), ("roi",), ("axis",)])
+def test_names_of_fields_are_names_like_others(path: Path, result: InferenceResult, dims: tuple[str, ...]):
+    names = ["description", "neurodata_type", "log_likelihood", "converged", "time_unit", "object_id", "model_class"]
+    sizes = {"time": len(result.time), "roi": len(result.roi_ids), "axis": 3}
+    arrays = {k: NamedArray(np.arange(sizes[dims[0]]) + 3.0, dims, "", "Values.") for k in names}
+    kept = {**result.model, "log_likelihood": -12.5}
+    odd = dataclasses.replace(result, arrays=arrays, model=kept, parameters={} if dims == ("time",) else arrays)
+    assert_same(odd, read_results(write_nwb(odd), "CalciumHMM"))
+
+
+def test_a_stranger_named_like_a_table_of_ours(path: Path, result: InferenceResult):
+    with NWBHDF5IO(str(path), "r+") as io:
+        nwbfile: Any = io.read()
+        nwbfile.processing["ophys"].add(TimeSeries(name="CalciumHMM_provenance", data=[1.0, 2.0], unit="s", rate=1.0))
+        io.write(nwbfile)
+    write_nwb(result, path)
+    assert_same(result, read_results(path, "CalciumHMM"))
+
+
+def test_traces_of_trials_in_another_order_are_written_in_order_of_time(tmp_path: Path):
+    whole = Recording(
+        raw_traces() / 200 - 1, sampling_rate=10.0, trials={"start_time": [5.0, 20.0], "stop_time": [10.0, 24.0]}
+    )
+    rec = whole.select_trials([1, 0])
+    out = write_nwb(result_of(rec), tmp_path / "a.nwb", source=rec)
+    again = read_nwb(out)
+    assert again.timestamps[0] == 5.0
+    np.testing.assert_allclose(again.dff, whole.select_trials([0, 1]).dff)
+
+
+@pytest.mark.parametrize("what", ["overlapping windows", "no clock"])
+def test_traces_without_times_that_increase_are_refused(tmp_path: Path, what: str):
+    rec = Recording(raw_traces() / 200 - 1, sampling_rate=None if what == "no clock" else 10.0)
+    if what == "overlapping windows":
+        rec = rec.align([20.0, 22.0], window=(0.0, 4.0))
+    with pytest.raises(DataError, match="increasing times"):
+        write_nwb(result_of(rec), tmp_path / "a.nwb", source=rec)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_lazy_result_is_copied_within_its_file(path: Path, result: InferenceResult, ending: str):
+    out = write_nwb(result, path.with_name(f"out.{ending}"), name="a")
+    lazy = read_results(out, "a", lazy=True)
+    write_nwb(lazy, out, name="b", overwrite=True)
+    write_nwb(lazy, out, name="a", overwrite=True)
+    back = read_results(out)
+    assert_same(result, back["a"])
+    assert_same(result, back["b"])
+
+
+def test_a_lazy_array_knows_that_its_result_was_replaced(path: Path, result: InferenceResult):
+    write_nwb(result, path)
+    lazy = read_results(path, "CalciumHMM", lazy=True)
+    write_nwb(result_of(read_nwb(path).isel(time=slice(100))), path, overwrite=True)
+    with pytest.raises(DataError, match="replaced since"):
+        lazy["firing_rates"][:5]
+
+
+def test_lazy_arrays_pair_lists_as_numpy_does(path: Path, result: InferenceResult):
+    stored, whole = read_results(write_nwb(result), "CalciumHMM", lazy=True)["firing_rates"], result["firing_rates"]
+    for key in (([0, 1], [0, 1]), np.array([[1, 2], [3, 4]]), whole > 0.5, ([0, 1], 1)):
+        np.testing.assert_array_equal(stored[key], whole[key])
+
+
+def test_damaged_results_are_said_to_be_so(path: Path, result: InferenceResult):
+    write_nwb(result, path)
+    with h5py.File(path, "r+") as file:
+        file["processing/ophys/CalciumHMM/segment_bounds"][:] = [[5, 4000]]  # pyright: ignore[reportIndexIssue]
+    with pytest.raises(DataError, match="does not hold what this package writes"):
+        read_results(path)
+
+
+def test_a_folder_is_no_place_for_a_file(path: Path, result: InferenceResult):
+    with pytest.raises(WriteError, match="is a folder"):
+        write_nwb(result, path.parent, overwrite=True)
+
+
+def test_the_preview_names_the_windows_as_the_file_does(tmp_path: Path):
+    result = result_of(read_nwb(files.odor_file(tmp_path / "a.nwb")).select_trials())
+    assert "processing/ophys/CalciumHMM/segments: SegmentIntervals, 3 rows" in plan_write(result).objects

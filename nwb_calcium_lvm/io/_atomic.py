@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _MARGIN = 16 * 2**20  # bytes kept free beyond what is needed
 _NO_RESERVE_HERE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENODEV)
+_held: set[tuple[int, int]] = set()  # device and number of each file that this process has locked exclusively
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EBADF)
 
 
@@ -200,11 +201,23 @@ def locked(path: Path, *, exclusive: bool) -> Iterator[None]:
                     raise
                 logger.debug("No locks on this file system: %s", error)
             # Another writer may have replaced the file between our opening and locking it.
-            if os.path.samestat(os.fstat(handle), os.stat(path)):
-                yield
+            found = os.fstat(handle)
+            if os.path.samestat(found, os.stat(path)):
+                if exclusive:
+                    _held.add((found.st_dev, found.st_ino))
+                try:
+                    yield
+                finally:
+                    _held.discard((found.st_dev, found.st_ino))
                 return
         finally:
             os.close(handle)
+
+
+def is_held(path: Path) -> bool:
+    """Say whether this process holds a file for itself: it is not changed meanwhile, and may be read without a lock."""
+    found = os.stat(path)
+    return (found.st_dev, found.st_ino) in _held
 
 
 def _temporary(target: Path) -> Path:

@@ -21,7 +21,6 @@ from nwb_calcium_lvm.io._extension_layout import (
     MODEL_FIELDS,
     MODEL_NAMES,
     OF_ROI,
-    SEGMENTS,
     SOURCE,
     STATE_NAMES,
     ExtensionLayout,
@@ -59,7 +58,7 @@ def add_result(layout: ExtensionLayout, place: Place) -> None:
     _add_arrays(layout, results, place)
     results.add_trace_sources(_sources(result, place))
     if layout.segments is not None:
-        results.segments = _intervals(ndx.SegmentIntervals, layout.segments, SEGMENTS)
+        results.segments = _intervals(ndx.SegmentIntervals, layout.segments)
     _add_tables(layout, results, place)
     trials = _trials(result, place)
     if trials is not None:
@@ -93,7 +92,7 @@ def _add_arrays(layout: ExtensionLayout, results: NwbObject, place: Place) -> No
         add = results.add_inferred_roi_series if item.of_rois else results.add_inferred_series
         add(series)
     if layout.bouts is not None:
-        intervals = _intervals(ndx.DiscreteStateIntervals, layout.bouts, layout.bouts.name)
+        intervals = _intervals(ndx.DiscreteStateIntervals, layout.bouts)
         states = built.get("states")
         if states is not None and by_key["states"].kind == "DiscreteStateSeries":
             intervals.source_series = states
@@ -185,12 +184,12 @@ def _roi_names(result: InferenceResult) -> Any:
     return as_stored(storable("roi_ids", result.roi_ids))
 
 
-def _intervals(kind: Any, table: Table, name: str) -> NwbObject:
+def _intervals(kind: Any, table: Table) -> NwbObject:
     columns = [
         stored_column(c) if c.name != "state" else nwb.VectorData(name=c.name, description=c.description, data=c.values)
         for c in table.columns
     ]
-    return kind(name=name, description=table.description, columns=columns)
+    return kind(name=table.name, description=table.description, columns=columns)
 
 
 def _bounds(layout: ExtensionLayout) -> NDArray[np.integer]:
@@ -203,13 +202,21 @@ def _bounds(layout: ExtensionLayout) -> NDArray[np.integer]:
 
 
 def _trials(result: InferenceResult, place: Place) -> NwbObject | None:
-    """The row of each segment's trial in the trials table of the file, if that has them all."""
+    """The row of each segment's trial in the trials table of the file, if that has them all.
+
+    Windows around times that someone gave, and rows of another table, have numbers too: a segment that is at no time in
+    the trial of its number is not of that table.
+    """
     table = place.nwbfile.trials
     if result.segments.trial_ids is None or table is None:
         return None
     rows = {value: row for row, value in enumerate(np.asarray(table.id[:]).tolist())}
     found = [rows.get(value) for value in np.asarray(result.segments.trial_ids).tolist()]
-    if None in found:
+    if None in found or result.time_unit != "s":
+        return None
+    starts, stops = (np.asarray(table[name].data[:], float)[np.array(found)] for name in ("start_time", "stop_time"))
+    times, bounds = np.asarray(result.time, float), result.segments.bounds
+    if np.any((times[bounds[:, 1] - 1] < starts) | (times[bounds[:, 0]] > stops)):
         return None
     return nwb.DynamicTableRegion(name="trials", data=found, description="The trial of each segment.", table=table)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,18 +15,24 @@ from nwb_calcium_lvm.io._classes import NwbObject
 from nwb_calcium_lvm.io._clock import Clock, clock_of, why_no_clock
 from nwb_calcium_lvm.io._plain import storable, stored_name
 from nwb_calcium_lvm.io._tables import Table, visits, windows
+from nwb_calcium_lvm.io.archive import header_text
 from nwb_calcium_lvm.result import InferenceResult, NamedArray
 
-# Names that are taken among what a result holds, and among the parameters of its model.
+# Names that are taken among what a result holds, and among the parameters of its model; hdmf lets no array have the
+# name of an attribute of its group.
+_OF_GROUPS = frozenset({"namespace", "neurodata_type", "object_id"})
 BOUTS, SEGMENTS, SOURCE, TIME = "bouts", "segments", "source", "time"
 RESULT_NAMES = frozenset(
     {"model", "segments", "roi_parameters", "roi_metadata", "roi_ids", "segment_bounds", "trial_ids", "trials"}
     | {"software_versions", "metadata_json", BOUTS, SOURCE, TIME}
+    | {"description", "time_unit", "sampling_rate", "is_regular", *_OF_GROUPS}
 )
 MODEL_NAMES = frozenset(
     {"hyperparameters_json", "details_json", "objective_history", "estimator_state", "source_series"}
+    | {"model_class", "description", "software", "software_version", "random_seed", "n_iterations", "converged"}
+    | {"objective", "log_likelihood", "fit_datetime", *_OF_GROUPS}
 )
-STATE_NAMES = frozenset({"header_json"})
+STATE_NAMES = frozenset({"header_json", "format", *_OF_GROUPS})
 OF_ROI = "roi_metadata."  # begins the name of a fact about ROIs that cannot be a column
 
 # Facts about a fit that have a field of their own: key in the result, field, kind of value.
@@ -166,7 +171,8 @@ def extension_layout(result: InferenceResult, label: str) -> ExtensionLayout:
     columns, loose = _parameters(result)
     facts = {k: storable(k, v) for k, v in result.roi_metadata.items()}
     loose_facts = {k: v for k, v in facts.items() if not _fits_table(k, v, len(result.roi_ids))}
-    bouts, segments = (None, None) if clock is None else (visits(result, clock, label), windows(result, clock, label))
+    bouts = None if clock is None else visits(result, clock, label)
+    segments = None if clock is None else replace(windows(result, clock, label), name=SEGMENTS)
     return ExtensionLayout(
         name=label,
         result=replace(result, fitted=_checked_state(result, notes)),
@@ -253,7 +259,7 @@ def _fits_table(key: str, values: NDArray[Any], n_rois: int) -> bool:
 
 
 # Columns that every table has, or ours; and what reads as yes and no.
-_COLUMNS = {"id", "roi", "roi_id", "name", "description", "colnames", "columns"}
+_COLUMNS = {"id", "roi", "roi_id", "name", "description", "colnames", "columns", *_OF_GROUPS}
 _FLAGS = [{"0", "1"}, {"0.0", "1.0"}, {"yes", "no"}, {"y", "n"}, {"true", "false"}, {"t", "f"}, {"hit", "miss"}]
 
 
@@ -262,7 +268,7 @@ def _checked_state(result: InferenceResult, notes: list[str]) -> Any:
     if result.fitted is None:
         return None
     try:
-        json.dumps(result.fitted.header)
+        header_text(result.fitted.header)
     except TypeError as error:
         notes.append(f"The estimator is not stored, so from_nwb cannot restore it: {error}.")
         return None

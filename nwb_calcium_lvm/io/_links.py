@@ -9,7 +9,7 @@ from typing import Any
 
 import h5py
 
-from nwb_calcium_lvm.io._classes import NwbObject
+from nwb_calcium_lvm.io._classes import NwbObject, TimeSeriesReferenceVectorData
 from nwb_calcium_lvm.io.nwb_series import object_path
 
 
@@ -21,13 +21,18 @@ def links_into(nwbfile: NwbObject, path: Path, objects: list[NwbObject]) -> list
         for obj in nwbfile.objects.values()
         if obj.parent is not None
         and id(obj) not in inside
-        and any(id(v) in inside and v.parent is not obj for v in obj.fields.values())
+        and (any(id(v) in inside and v.parent is not obj for v in obj.fields.values()) or _has_row(obj, inside))
     }
     tops = [f"/{object_path(o, nwbfile)}" for o in objects]
     for name, target in _zarr_links(path) if path.is_dir() else _hdf5_links(path):
         if _within(target, tops) and not _within(f"/{name}", tops):
             found.add(name)
     return sorted(found)
+
+
+def _has_row(column: NwbObject, inside: set[int]) -> bool:
+    """Say whether a column of references to time series, such as trials may have, refers to one of the objects."""
+    return isinstance(column, TimeSeriesReferenceVectorData) and any(id(row.timeseries) in inside for row in column[:])
 
 
 def _within(path: str, tops: list[str]) -> bool:

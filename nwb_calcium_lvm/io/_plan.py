@@ -176,8 +176,9 @@ class Plan:
             for name in self.replaced:
                 del file[f"processing/{self.module}/{name}"]
             if not self.in_place:
-                told = file["identifier"]
-                told[()] = identifier_of_copy(told.asstr()[()])  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]
+                identifier = identifier_of_copy(str(file["identifier"].asstr()[()]))  # pyright: ignore[reportAttributeAccessIssue]
+                del file["identifier"]  # text of fixed length would cut the new one off
+                file.create_dataset("identifier", data=identifier, dtype=h5py.string_dtype())
             io = NWBHDF5IO(file=file, mode="r+", load_namespaces=True)
             nwbfile = io.read()
             self.layout.add(self._place_in(nwbfile, tick))
@@ -236,6 +237,8 @@ def make_plan(
     origin = _origin(result, source)
     base = origin if origin is not None and (origin.is_file() or is_store(origin)) else None
     target, to = _target(path, origin, base, backend)
+    if target.is_dir() and not is_store(target):
+        raise WriteError(f"path={target} is a folder. Expected the file to write, such as {target / 'NAME.nwb'}.")
     if target.exists() and not (base is not None and target.samefile(base)):
         if not overwrite:
             raise NameClashError(
@@ -334,7 +337,7 @@ def _earlier(room: NwbObject, name: str) -> list[str]:
     found = room.data_interfaces.get(name)
     names = [name] if is_result(found) else []
     table = room.data_interfaces.get(name + RESULT_TABLE)
-    if table is None or not {"key", "value"} <= set(table.colnames):
+    if not {"key", "value"} <= set(getattr(table, "colnames", ())):
         return names
     facts = dict(zip(table["key"].data[:], table["value"].data[:], strict=True))
     return names + [n for n in str(facts.get("contents", "")).split("; ") if n in room.data_interfaces]

@@ -142,7 +142,14 @@ def _traces(
             f"The recording given as source has {recording.n_rois} ROIs and the result {len(result.roi_ids)}, or other "
             "ones. Expected the recording the result was inferred from."
         )
-    clock: dict[str, Any] = {"timestamps": recording.timestamps}
+    times = recording.timestamps
+    order = np.argsort(times, kind="stable")  # trials may be in any order
+    if not recording.has_clock or np.any(np.diff(times[order]) <= 0):
+        raise DataError(
+            "The traces of the recording given as source cannot be stored: it has no clock in s, or windows that "
+            "overlap, and NWB series need increasing times. Leave out source=, or infer over a recording with a clock."
+        )
+    clock: dict[str, Any] = {"timestamps": times[order]}
     if recording.is_regular and len(recording.segments) == 1 and recording.sampling_rate is not None:
         clock = {"rate": recording.sampling_rate, "starting_time": recording.starting_time}
     region = nwb.DynamicTableRegion(name="rois", data=rows, description="All ROIs of the table.", table=table)
@@ -151,7 +158,7 @@ def _traces(
         description="dF/F that the model was fitted to; NaN where nothing was observed."
         if recording.units == "dff"
         else "Traces of unknown unit that the model was fitted to; NaN where nothing was observed.",
-        data=chunked(np.where(recording.mask, recording.dff, np.nan).astype(recording.dff.dtype), wrap),
+        data=chunked(np.where(recording.mask, recording.dff, np.nan).astype(recording.dff.dtype), wrap, order),
         rois=region,
         unit="dF/F" if recording.units == "dff" else "n.a.",
         **clock,

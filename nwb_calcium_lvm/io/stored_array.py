@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from nwb_calcium_lvm.io._zarr_pickle import harmless_pickles
+from nwb_calcium_lvm.exceptions import DataError
+from nwb_calcium_lvm.io._atomic import is_held
 
 _GAP = 8  # frames that are read in vain rather than asked for one by one
 
@@ -68,12 +69,21 @@ class StoredArray:
 
     def __getitem__(self, key: Any) -> Any:
         keys = key if isinstance(key, tuple) else (key,)
-        if any(k is None or k is Ellipsis for k in keys):
-            return np.asarray(self)[key]
+        several = [k for k in keys if isinstance(k, list | np.ndarray) and np.ndim(k)]
+        if any(k is None or k is Ellipsis for k in keys) or len(several) > 1 or any(np.ndim(k) > 1 for k in several):
+            return np.asarray(self)[key]  # as NumPy has it, which pairs several lists
         places = (np.arange(len(self)) if self._order is None else self._order)[keys[0]]
         with _opened(self._path, self._dataset) as stored:
+            self._check(stored)
             rows = _gather(stored, np.atleast_1d(places), keys[1:])
         return rows if np.ndim(places) else rows[0]
+
+    def _check(self, stored: Any) -> None:
+        if tuple(stored.shape) != self.shape or stored.dtype != self.dtype:
+            raise DataError(
+                f"{self._path} has other values at {self._dataset} than when it was read: shape {tuple(stored.shape)}, "
+                f"expected {self.shape}. The result was replaced since; read it again."
+            )
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         values = np.asarray(self[:])
@@ -83,10 +93,10 @@ class StoredArray:
 @contextmanager
 def _opened(path: Path, dataset: str) -> Iterator[Any]:
     if path.is_dir():
-        with harmless_pickles():
-            yield import_module("zarr").open(str(path), mode="r")[dataset]
+        yield import_module("zarr").open(str(path), mode="r")[dataset]
     else:
-        with h5py.File(path, "r") as file:
+        # While a result is copied within its file, the lock that HDF5 asks for is our own.
+        with h5py.File(path, "r", locking=False if is_held(path) else None) as file:
             yield file[dataset]
 
 
