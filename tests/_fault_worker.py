@@ -186,7 +186,7 @@ def attempt(
         told = pipe.read()
     seconds = time.perf_counter() - began
     ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    facts = json.loads(told) if told else {}
+    facts = json.loads(told) if told.endswith("}") else {}  # one that is killed may be in the middle of its report
     lost = free - room.free() - facts.get("taken", 0)
     return {**room.state(), **facts, "ended": ended, "seconds": seconds, "replaced": replaced, "lost": lost}
 
