@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from _nwb_files import S, build, raw_traces
 from _results import assert_same
 from ndx_calcium_lvm.testing import mock
+from numcodecs.registry import codec_registry
 from pynwb import NWBHDF5IO, NWBFile, TimeSeries, validate
 from pynwb.testing.mock.file import mock_NWBFile
 from test_nwb_write import complaints, result_of, tree
@@ -581,6 +583,15 @@ def test_lazy_arrays_pair_lists_as_numpy_does(path: Path, result: InferenceResul
     stored, whole = read_results(write_nwb(result), "CalciumHMM", lazy=True)["firing_rates"], result["firing_rates"]
     for key in (([0, 1], [0, 1]), np.array([[1, 2], [3, 4]]), whole > 0.5, ([0, 1], 1)):
         np.testing.assert_array_equal(stored[key], whole[key])
+
+
+def test_stores_are_read_in_several_threads(path: Path, result: InferenceResult):
+    out = write_nwb(result, path.with_name("out.nwb.zarr"))
+    before = dict(codec_registry)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: read_results(out, "CalciumHMM")["states"], range(8)))
+    assert all(np.array_equal(states, result["states"]) for states in found)
+    assert dict(codec_registry) == before
 
 
 def test_damaged_results_are_said_to_be_so(path: Path, result: InferenceResult):

@@ -7,6 +7,7 @@ unless told that all of them are trusted. Here they are read as plain data: text
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -21,17 +22,25 @@ from nwb_calcium_lvm.io import _pickle
 _FIELDS = slice(3, 6)  # of the state of a pickled dtype: names, types with offsets, bytes per item
 
 
+_lock = threading.Lock()
+_registered: list[Any] = []  # the codec that was registered before, once for each reader that is inside
+
+
 @contextmanager
 def harmless_pickles() -> Iterator[None]:
     """Have arrays that are opened meanwhile unpickle plain data, and nothing but plain data."""
     registry = import_module("numcodecs.registry").codec_registry
     name = import_module("numcodecs.pickles").Pickle.codec_id
-    before = registry[name]
-    registry[name] = harmless_codec()
+    with _lock:
+        _registered.append(_registered[0] if _registered else registry[name])
+        registry[name] = harmless_codec()
     try:
         yield
     finally:
-        registry[name] = before
+        with _lock:
+            before = _registered.pop()
+            if not _registered:  # other threads may still be reading
+                registry[name] = before
 
 
 @cache
