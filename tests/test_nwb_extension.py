@@ -154,6 +154,22 @@ def test_validators_have_nothing_to_say(tmp_path: Path, ending: str, n_rois: int
         assert validate(io=nwbfile.read_io) == []
 
 
+def test_pynapple_finds_it(path: Path):
+    nap = pytest.importorskip("pynapple")
+    rec = read_nwb(path)
+    result = hmm_result(rec)
+    out = write_nwb(dataclasses.replace(result, arrays=result.arrays | with_latents(rec).arrays))
+    found = nap.load_file(str(out))
+    rates = found["firing_rates"]
+    np.testing.assert_allclose(rates.t, rec.timestamps, atol=1e-9)
+    np.testing.assert_array_equal(rates.values, with_latents(rec)["firing_rates"])
+    np.testing.assert_array_equal(found["states"].values, result["states"])
+    assert found["latents"].shape == (rec.n_frames, 2)
+    bouts = found["bouts"]
+    assert bouts.start[0] == 0.0
+    assert bouts.end[-1] == pytest.approx(rec.n_frames / rec.sampling_rate)
+
+
 # -- Clocks -----------------------------------------------------------------------------------------------------------
 
 
