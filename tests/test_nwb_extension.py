@@ -22,7 +22,14 @@ from pynwb.testing.mock.file import mock_NWBFile
 from test_nwb_write import complaints, result_of, tree
 
 from nwb_calcium_lvm import CalciumHMM, Recording, read_nwb, read_results, write_nwb
-from nwb_calcium_lvm.exceptions import AmbiguousDataError, DataError, NameClashError, WriteError
+from nwb_calcium_lvm.exceptions import (
+    AmbiguousDataError,
+    DataError,
+    DataWarning,
+    NameClashError,
+    UnsafeFileError,
+    WriteError,
+)
 from nwb_calcium_lvm.io import plan_write
 from nwb_calcium_lvm.io._open import opened
 from nwb_calcium_lvm.io.stored_array import StoredArray
@@ -407,7 +414,7 @@ def test_results_that_others_made(tmp_path: Path):
         del file["processing/ophys/CalciumHMM/model/details_json"]
         del file["processing/ophys/CalciumHMM/roi_ids"]
     with pytest.raises(DataError, match="does not hold what this package writes"):
-        read_results(path)
+        read_results(path, "CalciumHMM")
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -437,6 +444,45 @@ def test_lazy_arrays(tmp_path: Path, ending: str):
     assert lazy.to_pandas().shape[0] == n
 
 
+def test_one_result_that_cannot_be_read_does_not_hide_the_others(path: Path, result: InferenceResult):
+    rec = read_nwb(path)
+    write_nwb(small().fit(rec).infer(rec), path, name="later")
+    write_nwb(result, path, name="damaged")
+    write_nwb(result, path, name="whole")
+    with h5py.File(path, "r+") as file:
+        ophys: Any = file["processing/ophys"]
+        header = ophys["later/model/estimator_state/header_json"]
+        header[()] = json.dumps({**json.loads(header.asstr()[()]), "version": 99})
+        ophys["damaged/model/details_json"][()] = "no json"
+    with pytest.warns(DataWarning, match="'damaged'.*It is left out"):
+        back = read_results(path)
+    assert set(back) == {"later", "whole"}
+    assert_same(result, back["whole"])
+
+
+def test_a_file_that_was_moved_is_its_own_source(path: Path, result: InferenceResult):
+    write_nwb(result, path, name="first")
+    moved = path.rename(path.with_name("renamed.nwb"))
+    assert read_results(moved, "first").source.path == moved.resolve()
+    back = read_results(write_nwb(result, moved, source=moved, name="second"), "second")
+    assert back.source.path == moved.resolve()
+
+
+def test_metadata_with_odd_keys_and_models_without_a_name(path: Path, result: InferenceResult):
+    odd = dataclasses.replace(
+        result, metadata={**result.metadata, "sites": {np.int64(1): "V1", 2: ("a", "b")}}, model={}
+    )
+    back = read_results(write_nwb(odd, name="odd"), "odd")
+    assert back.metadata["sites"] == {"1": "V1", "2": ["a", "b"]}
+    assert back.model == {}
+
+
+def test_names_that_would_clash_inside(path: Path, result: InferenceResult):
+    rates = result.arrays["firing_rates"]
+    odd = dataclasses.replace(result, arrays=dict.fromkeys(("x", "x_std", "x_std_std", "source_0", "bouts"), rates))
+    assert_same(odd, read_results(write_nwb(odd), "CalciumHMM"))
+
+
 # -- Refusals ---------------------------------------------------------------------------------------------------------
 
 
@@ -446,8 +492,9 @@ def test_lazy_arrays(tmp_path: Path, ending: str):
         (NamedArray(np.zeros(5), ("time",), "1", "x"), r"shape \(5,\) and axes \('time',\). Expected .*400 frames"),
         (NamedArray(np.zeros((400, 9)), ("time", "roi"), "1", "x"), "2 ROIs along roi"),
         (NamedArray(np.zeros(400), ("time", "roi"), "1", "x"), "a name for each axis"),
-        (NamedArray(np.zeros(400, complex), ("time",), "1", "x"), "dtype complex128. Expected numbers"),
+        (NamedArray(np.zeros(400, complex), ("time",), "1", "x"), "dtype complex128. Expected whole numbers"),
         (NamedArray(np.full(400, None), ("time",), "1", "x"), "dtype object"),
+        (NamedArray(np.zeros(400, np.float16), ("time",), "1", "x"), "floats of 32 or 64 bits"),
     ],
 )
 def test_arrays_that_contradict_the_result(path: Path, result: InferenceResult, array: NamedArray, message: str):
@@ -463,6 +510,43 @@ def test_arrays_that_contradict_the_result(path: Path, result: InferenceResult, 
 def test_parameters_that_contradict_the_result(path: Path, result: InferenceResult, parameter: NamedArray):
     with pytest.raises(DataError, match="The parameter 'p' has"):
         write_nwb(dataclasses.replace(result, parameters={"p": parameter}), path)
+
+
+def test_a_recording_of_another_time_is_not_added(tmp_path: Path):
+    one = Recording(raw_traces() / 200 - 1, sampling_rate=30.0)
+    out = write_nwb(result_of(one), tmp_path / "a.nwb", source=one)
+    write_nwb(result_of(one.isel(time=slice(10, 90))), out, name="part", overwrite=True)
+    for other in (
+        Recording(raw_traces() / 200 - 1, sampling_rate=10.0),
+        Recording(raw_traces(900) / 200 - 1, sampling_rate=30.0),
+    ):
+        with pytest.raises(WriteError, match="is of another recording"):
+            write_nwb(result_of(other), out, name="other", overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["DfOverF", "ImageSegmentation"])
+def test_names_that_a_new_file_needs(tmp_path: Path, name: str):
+    rec = Recording(raw_traces() / 200 - 1, sampling_rate=30.0)
+    with pytest.raises(NameClashError, match=f"has {name} beside"):
+        write_nwb(result_of(rec), tmp_path / "a.nwb", source=rec, name=name)
+
+
+def test_core_types_under_names_that_clash(path: Path, result: InferenceResult):
+    states = result.arrays["states"]
+    with pytest.raises(DataError, match="CalciumHMM_bouts would be written twice"):
+        write_nwb(dataclasses.replace(result, arrays={"states": states, "bouts": states}), path, schema="core")
+    odd = dataclasses.replace(result, arrays={"a; b": states})
+    write_nwb(odd, path, schema="core")
+    write_nwb(odd, path, schema="core", overwrite=True)
+
+
+def test_pickled_numbers_in_a_store_are_not_read(path: Path, result: InferenceResult):
+    out = write_nwb(result, path.with_name("a.zarr"))
+    lazy = read_results(out, "CalciumHMM", lazy=True)
+    facts = out / "processing/ophys/CalciumHMM/firing_rates/data/.zarray"
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "filters": [{"id": "pickle", "protocol": 5}]}))
+    with pytest.raises(UnsafeFileError, match="pickled numbers"):
+        lazy["firing_rates"][:3]
 
 
 def test_a_preview_writes_nothing(path: Path, result: InferenceResult):
@@ -615,7 +699,7 @@ def test_damaged_results_are_said_to_be_so(path: Path, result: InferenceResult):
     with h5py.File(path, "r+") as file:
         file["processing/ophys/CalciumHMM/segment_bounds"][:] = [[5, 4000]]  # pyright: ignore[reportIndexIssue]
     with pytest.raises(DataError, match="does not hold what this package writes"):
-        read_results(path)
+        read_results(path, "CalciumHMM")
 
 
 def test_a_folder_is_no_place_for_a_file(path: Path, result: InferenceResult):

@@ -84,7 +84,10 @@ def restore(state: FittedState, path: str | Path) -> Any:
     DataError
         If the state is of a class this version does not know, or not one of that class.
     """
+    from nwb_calcium_lvm.io.archive import FORMAT, check_version
+
     header = state.header
+    check_version(str(header.get("format", FORMAT)), int(header.get("version", 0)), Path(path))
     name = str(header.get("class"))
     if name not in _CLASSES:
         raise DataError(f"{path} holds a model of class {name!r}; this version knows {', '.join(_CLASSES)}.")

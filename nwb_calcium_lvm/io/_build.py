@@ -154,4 +154,5 @@ class _Slices(nwb.GenericDataChunkIterator):
         return tuple(int(n) for n in np.shape(self._values))
 
     def _get_dtype(self) -> np.dtype[Any]:
-        return np.dtype(getattr(self._values, "dtype", np.asarray(self._values[:1]).dtype))
+        dtype = getattr(self._values, "dtype", None)
+        return np.dtype(np.asarray(self._values[:1]).dtype if dtype is None else dtype)

@@ -106,6 +106,11 @@ def core_layout(result: InferenceResult, label: str) -> CoreLayout:
         else:  # a table of one row is flagged as bad practice
             rest |= {f"{table.name.removeprefix(label + '_')}.{c.name}": c.values[0] for c in table.columns}
     written = [*(s.name for s in series), *(t.name for t in tables), label + RESULT_TABLE]
+    twice = sorted({name for name in written if written.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"{', '.join(twice)} would be written twice. Give the array another name, or pass schema='extension'."
+        )
     facts = _facts(result, label, written, rest, notes)
     return CoreLayout(label, clock, series, [*tables, _key_values(label, facts)], notes)
 
@@ -215,7 +220,7 @@ def _facts(
     told = ("objective_history", "hyperparameters")
     return {
         "name": label,
-        "contents": "; ".join(written),
+        "contents": json.dumps(written),
         "converged": result.converged,
         "sampling_rate": result.sampling_rate,
         "model": {k: v for k, v in model.items() if k not in told},

@@ -26,7 +26,7 @@ from nwb_calcium_lvm.io._extension_layout import (
     ExtensionLayout,
     Item,
 )
-from nwb_calcium_lvm.io._plain import NO_DESCRIPTION, NO_UNIT, as_stored, storable, stored_name, to_json
+from nwb_calcium_lvm.io._plain import NO_DESCRIPTION, NO_NAME, NO_UNIT, as_stored, storable, stored_name, to_json
 from nwb_calcium_lvm.io._tables import Table
 from nwb_calcium_lvm.io.archive import FORMAT, VERSION, header_text
 from nwb_calcium_lvm.io.nwb_read import JOIN
@@ -48,7 +48,7 @@ def add_result(layout: ExtensionLayout, place: Place) -> None:
         time_unit=result.time_unit,
         sampling_rate=None if result.sampling_rate is None else float(result.sampling_rate),
         is_regular=bool(result.is_regular),
-        roi_ids=as_stored(storable("roi_ids", result.roi_ids)),
+        roi_ids=_listed("roi_ids", result.roi_ids),
         segment_bounds=_bounds(layout),
         trial_ids=None if result.segments.trial_ids is None else _listed("trial_ids", result.segments.trial_ids),
         software_versions=[[k, v] for k, v in result.versions.items()] or None,
@@ -77,7 +77,7 @@ def _add_arrays(layout: ExtensionLayout, results: NwbObject, place: Place) -> No
     links = {"model": results.model, "source_series": place.sources[0] if len(place.sources) == 1 else None}
     built: dict[str, NwbObject] = {}
     lender = place.lender(layout.clock.times) if layout.clock is not None and layout.clock.rate is None else None
-    for item in sorted(layout.items, key=lambda i: ranks[i.key]):
+    for item in sorted(layout.items, key=lambda i: (ranks[i.key], -len(i.key))):
         if not item.over_time:
             results.add_labeled_arrays(_labeled(item.name, item.array, place))
             continue
@@ -164,7 +164,9 @@ def _add_tables(layout: ExtensionLayout, results: NwbObject, place: Place) -> No
             )
             for key, a in layout.columns.items()
         ]
-        ids = nwb.VectorData(name="roi_id", description="Name of the ROI.", data=_roi_names(layout.result))
+        ids = nwb.VectorData(
+            name="roi_id", description="Name of the ROI.", data=_listed("roi_ids", layout.result.roi_ids)
+        )
         results.roi_parameters = ndx.CalciumParametersTable(
             name="roi_parameters",
             description=f"Parameters of {layout.name}, a row per ROI.",
@@ -178,10 +180,6 @@ def _add_tables(layout: ExtensionLayout, results: NwbObject, place: Place) -> No
         results.roi_metadata = nwb.DynamicTable(
             name="roi_metadata", description="What the source says of each ROI, a row per ROI.", columns=facts
         )
-
-
-def _roi_names(result: InferenceResult) -> Any:
-    return as_stored(storable("roi_ids", result.roi_ids))
 
 
 def _intervals(kind: Any, table: Table) -> NwbObject:
@@ -253,7 +251,7 @@ def _model(layout: ExtensionLayout, place: Place) -> NwbObject:
         arrays.append(_labeled(stored_name(OF_ROI + key, MODEL_NAMES), fact, place))
     return ndx.FittedModel(
         name="model",
-        **{"model_class": "unknown", "description": NO_DESCRIPTION} | fields,
+        **{"model_class": NO_NAME, "description": NO_DESCRIPTION} | fields,
         software=_SOFTWARE,
         software_version=version("nwb-calcium-lvm"),
         converged=bool(result.converged),

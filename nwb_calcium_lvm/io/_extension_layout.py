@@ -26,6 +26,7 @@ RESULT_NAMES = frozenset(
     {"model", "segments", "roi_parameters", "roi_metadata", "roi_ids", "segment_bounds", "trial_ids", "trials"}
     | {"software_versions", "metadata_json", BOUTS, SOURCE, TIME}
     | {"description", "time_unit", "sampling_rate", "is_regular", *_OF_GROUPS}
+    | {f"{SOURCE}_{i:0{width}d}" for width in (1, 2, 3) for i in range(10**width)}
 )
 MODEL_NAMES = frozenset(
     {"hyperparameters_json", "details_json", "objective_history", "estimator_state", "source_series"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import date, datetime
 from pathlib import PurePath
 from typing import Any
@@ -17,6 +17,7 @@ from nwb_calcium_lvm.exceptions import DataError
 
 NO_UNIT = "n.a."
 NO_DESCRIPTION = "Nothing more is said of it."  # validators ask for a description of everything
+NO_NAME = "unknown"
 _UNSAFE = re.compile(r"[%/\\:\x00-\x1f\x7f]|^[. ]| $")
 
 
@@ -35,7 +36,7 @@ def key_of(name: str, taken: Collection[str]) -> str:
 
 def to_json(facts: Any) -> str:
     """Return facts as JSON; arrays become lists, and what JSON has no word for becomes text."""
-    return json.dumps(facts, default=_jsonable)
+    return json.dumps(_with_text_keys(facts), default=_jsonable)
 
 
 def from_json(text: str | None) -> Any:
@@ -54,9 +55,9 @@ def storable(key: str, values: Any) -> NDArray[Any]:
     array = np.asarray(values)
     if array.dtype.kind == "O" and all(isinstance(v, str) for v in array.ravel().tolist()):
         array = array.astype(str)
-    if array.dtype.kind not in "biufU" or (array.dtype.itemsize > 8 and array.dtype.kind == "f"):
+    if array.dtype.kind not in "biufU" or (array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8)):
         raise DataError(
-            f"{key!r} has dtype {array.dtype}. Expected numbers of up to 64 bits, booleans or text, as NWB stores them."
+            f"{key!r} has dtype {array.dtype}. Expected whole numbers, floats of 32 or 64 bits, booleans or text."
         )
     return array
 
@@ -77,6 +78,13 @@ def as_read(data: Any, n_axes: int) -> NDArray[Any]:
         texts = [v.decode() if isinstance(v, bytes) else str(v) for v in values.ravel().tolist()]
         values = np.array(texts, dtype=str).reshape(values.shape)
     return values if values.ndim == n_axes else values.reshape((1,) * n_axes)
+
+
+def _with_text_keys(facts: Any) -> Any:
+    """JSON knows no other keys, and json refuses most."""
+    if isinstance(facts, Mapping):
+        return {str(key): _with_text_keys(value) for key, value in facts.items()}
+    return [_with_text_keys(value) for value in facts] if isinstance(facts, list | tuple) else facts
 
 
 def _jsonable(value: Any) -> Any:

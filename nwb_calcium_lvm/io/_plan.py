@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
-import uuid
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,14 +19,15 @@ from nwb_calcium_lvm.exceptions import DataError, NameClashError, WriteError
 from nwb_calcium_lvm.io import zarr_store
 from nwb_calcium_lvm.io._atomic import check_writable, locked, size_of
 from nwb_calcium_lvm.io._build import Place, Tick, wrap_hdf5
-from nwb_calcium_lvm.io._classes import NWBHDF5IO, NwbObject, PlaneSegmentation
+from nwb_calcium_lvm.io._classes import NWBHDF5IO, NwbObject
 from nwb_calcium_lvm.io._core_layout import core_layout
 from nwb_calcium_lvm.io._extension_layout import extension_layout
 from nwb_calcium_lvm.io._links import links_into
 from nwb_calcium_lvm.io._new_hdf5 import new_hdf5
 from nwb_calcium_lvm.io._open import opened
 from nwb_calcium_lvm.io._relocate import keep_references
-from nwb_calcium_lvm.io.new_file import TABLE_PATH, TRACES_PATH, new_nwbfile
+from nwb_calcium_lvm.io._session import SUFFIX, identifier_of_copy, rois_of
+from nwb_calcium_lvm.io.new_file import TABLE_PATH, TRACES_PATH, check_new_file, new_nwbfile
 from nwb_calcium_lvm.io.nwb_read import JOIN
 from nwb_calcium_lvm.io.nwb_series import RESULT_TABLE, is_result, object_at
 from nwb_calcium_lvm.io.zarr_store import Format, format_of, is_store
@@ -34,12 +35,9 @@ from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.result import InferenceResult
 
 SOFTWARE = "nwb_calcium_lvm"
-_SUFFIX = "_calcium_lvm"
 _LAYOUTS = {"extension": extension_layout, "core": core_layout}
 _BACKENDS = ("auto", "hdf5", "zarr")
 _NAME = re.compile(r"[^/\\:\x00]+")
-# A copy's identifier is the session's with this ending; both are of one session.
-_COPY = re.compile(r"_calcium_lvm_[0-9a-f]{8}$")
 
 
 class Layout(Protocol):
@@ -204,7 +202,7 @@ class Plan:
         table, rows = rois_of(nwbfile, self.result, self.target)
         paths = [] if self.result.source.series is None else self.result.source.series.split(JOIN)
         found = [object_at(nwbfile, path) for path in paths]
-        return self._place(nwbfile, table, rows, [s for s in found if s is not None], tick)
+        return self._place(nwbfile, table, rows, [] if None in found else found, tick)
 
     def _place(
         self, nwbfile: NwbObject, table: NwbObject, rows: NDArray[np.integer], sources: list[NwbObject], tick: Tick
@@ -232,9 +230,10 @@ def make_plan(
         raise ValueError(f"schema={schema!r} is not known. Expected 'extension', or 'core' for core NWB types only.")
     if backend not in _BACKENDS:
         raise ValueError(f"backend={backend!r} is not known. Expected one of {_BACKENDS}.")
-    layout: Layout = _LAYOUTS[schema](result, _label(result, name))
     recording = source if isinstance(source, Recording) else None
     origin = _origin(result, source)
+    if origin is not None and recording is None:
+        result = replace(result, source=replace(result.source, path=origin))  # where it is by now
     base = origin if origin is not None and (origin.is_file() or is_store(origin)) else None
     target, to = _target(path, origin, base, backend)
     if target.is_dir() and not is_store(target):
@@ -247,17 +246,15 @@ def make_plan(
             )
         base = target
     check_writable(target)
+    layout: Layout = _LAYOUTS[schema](result, _label(result, name))
     replaced: list[str] = []
-    if base is not None:
+    if base is None:
+        check_new_file(recording, result, layout.names)
+    else:
         with locked(base, exclusive=target.exists()):
             pass  # open elsewhere is said at once, not after a long copy
         replaced = _in_the_way(base, layout, module, overwrite, result)
     return Plan(result, layout, target, base, to, module, replaced, recording)
-
-
-def identifier_of_copy(identifier: str) -> str:
-    """Return an identifier for a copy of a session: the session's, with an ending of its own."""
-    return f"{_COPY.sub('', identifier)}{_SUFFIX}_{uuid.uuid4().hex[:8]}"
 
 
 # -- Where to ---------------------------------------------------------------------------------------------------------
@@ -300,7 +297,7 @@ def _target(path: str | Path | None, origin: Path | None, base: Path | None, bac
         raise WriteError("The traces came from no file, so there is no place beside it. Pass path='NAME.nwb'.")
     to: Format = wanted or ("hdf5" if base is None else format_of(base))
     stem = origin.name if base is None else origin.name.removesuffix(".zarr").removesuffix(".nwb")
-    return origin.with_name(f"{stem}{_SUFFIX}.nwb{'.zarr' if to == 'zarr' else ''}"), to
+    return origin.with_name(f"{stem}{SUFFIX}.nwb{'.zarr' if to == 'zarr' else ''}"), to
 
 
 def _in_the_way(base: Path, layout: Layout, module: str, overwrite: bool, result: InferenceResult) -> list[str]:
@@ -340,46 +337,11 @@ def _earlier(room: NwbObject, name: str) -> list[str]:
     if not {"key", "value"} <= set(getattr(table, "colnames", ())):
         return names
     facts = dict(zip(table["key"].data[:], table["value"].data[:], strict=True))
-    return names + [n for n in str(facts.get("contents", "")).split("; ") if n in room.data_interfaces]
+    told = json.loads(str(facts.get("contents", "[]")))
+    return names + [n for n in told if n in room.data_interfaces and n.startswith(f"{name}_")]
 
 
-# -- Parts of the file ------------------------------------------------------------------------------------------------
-
-
-def rois_of(nwbfile: NwbObject, result: InferenceResult, base: Path) -> tuple[NwbObject, NDArray[np.integer]]:
-    """Return the table of ROIs in a file and the row of each ROI of the result."""
-    said = result.metadata.get("identifier")
-    if said is not None and _COPY.sub("", nwbfile.identifier) != _COPY.sub("", str(said)):
-        raise WriteError(
-            f"{base} is another session (identifier {nwbfile.identifier!r}; the result's is {said!r}). Pass the file "
-            "the traces came from, or a copy of it."
-        )
-    source = result.source
-    if source.kind == "nwb" and source.plane_segmentation is not None and source.table_rows is not None:
-        table = object_at(nwbfile, source.plane_segmentation)
-        rows = np.asarray(source.table_rows)
-        if table is not None and len(rows) == len(result.roi_ids) and rows.max() < len(table):
-            return table, rows
-        raise WriteError(
-            f"{base} does not have the {len(rows)} ROIs of the result in {source.plane_segmentation}. Pass source=PATH "
-            "of the file the traces came from."
-        )
-    tables = [o for o in nwbfile.objects.values() if isinstance(o, PlaneSegmentation)]
-    table = tables[0] if len(tables) == 1 else None
-    ids = {} if table is None else {v: i for i, v in enumerate(_names_in(table))}
-    names = [str(v) for v in np.asarray(result.roi_ids).tolist()]
-    if table is None or not set(names) <= set(ids) or (source.kind == "array" and len(ids) != len(names)):
-        raise WriteError(
-            f"The result does not say which ROIs of {base} it belongs to. Read the traces with read_nwb({base.name!r}) "
-            "so that it does, or pass a new path."
-        )
-    return table, np.array([ids[n] for n in names])
-
-
-def _names_in(table: NwbObject) -> list[str]:
-    column = "roi_name" if "roi_name" in table.colnames else None
-    values = table.id[:] if column is None else table[column].data[:]
-    return [str(v) for v in np.asarray(values).tolist()]
+# -- Signing -----------------------------------------------------------------------------------------------------------
 
 
 def _sign(file: h5py.File) -> None:

@@ -64,13 +64,13 @@ def visits(result: InferenceResult, clock: Clock, label: str) -> Table | None:
         Column("state", "The state, numbered from 0.", path[first]),
     ]
     posterior = result.arrays.get("state_probabilities")
-    if posterior is not None and posterior.dims == ("time", "state"):
+    if posterior is not None and posterior.dims == ("time", "state") and path.max() < np.shape(posterior.values)[1]:
         own = clock.ordered(posterior.values)[np.arange(len(path)), np.maximum(path, 0)]
         mean = np.add.reduceat(own, first) / (last - first + 1)
         columns.append(Column("mean_probability", "Mean posterior probability of the state over the bout.", mean))
     if result.segments.trial_ids is not None:
         ids = np.asarray(result.segments.trial_ids)[segment[first]]
-        columns.append(Column("trial", "The trial it is in: id in the trials table.", ids))
+        columns.append(Column("trial", "Identifier of the trial it is in.", ids))
     kept = path[first] >= 0  # a negative number stands for no state
     columns = [Column(c.name, c.description, c.values[kept]) for c in columns]
     if not kept.any():
@@ -91,5 +91,5 @@ def windows(result: InferenceResult, clock: Clock, label: str) -> Table:
     ]
     if result.segments.trial_ids is not None:
         ids = np.asarray(result.segments.trial_ids)[order]
-        columns.append(Column("trial", "The trial: id in the trials table.", ids))
+        columns.append(Column("trial", "Identifier of the trial.", ids))
     return Table("trials", f"The windows of time that {label} was applied to.", columns, intervals=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, overload
@@ -9,12 +10,12 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from nwb_calcium_lvm.exceptions import DataError
+from nwb_calcium_lvm.exceptions import DataError, DataWarning
 from nwb_calcium_lvm.io._classes import NwbObject
 from nwb_calcium_lvm.io._extension_layout import MODEL_FIELDS, MODEL_NAMES, OF_ROI, RESULT_NAMES, STATE_NAMES, TIME
 from nwb_calcium_lvm.io._open import opened
-from nwb_calcium_lvm.io._plain import NO_DESCRIPTION, NO_UNIT, as_read, from_json, key_of
-from nwb_calcium_lvm.io.archive import check_version
+from nwb_calcium_lvm.io._plain import NO_DESCRIPTION, NO_NAME, NO_UNIT, as_read, from_json, key_of
+from nwb_calcium_lvm.io.archive import FORMAT
 from nwb_calcium_lvm.io.nwb_read import JOIN
 from nwb_calcium_lvm.io.nwb_series import RESULT_TABLE, is_result, object_path
 from nwb_calcium_lvm.io.stored_array import StoredArray
@@ -50,7 +51,8 @@ def read_results(
     Raises
     ------
     DataError
-        If there is no result of that name, or it cannot be understood.
+        If there is no result of that name, or it cannot be understood; where all are read, one that cannot be is left
+        out with a warning.
 
     Notes
     -----
@@ -64,9 +66,16 @@ def read_results(
         found = _find(nwbfile)
         if name is not None and name not in found:
             raise DataError(_nothing_of(name, found, nwbfile, path))
-        wanted = found if name is None else {name: found[name]}
-        results = {key: _result(obj, Path(where or path), lazy) for key, obj in wanted.items()}
-    return results if name is None else results[name]
+        file = Path(where or path)
+        if name is not None:
+            return _result(found[name], file, lazy)
+        results: dict[str, InferenceResult] = {}
+        for key, obj in found.items():
+            try:
+                results[key] = _result(obj, file, lazy)
+            except DataError as error:  # the others are worth having
+                warnings.warn(f"{error} It is left out.", DataWarning, stacklevel=2)
+    return results
 
 
 def _find(nwbfile: NwbObject) -> dict[str, NwbObject]:
@@ -221,7 +230,7 @@ class _Reader:
         facts: dict[str, Any] = {}
         for key, name, kind in MODEL_FIELDS:
             value = getattr(model, name)
-            if value is not None and value != NO_DESCRIPTION:
+            if value is not None and value not in (NO_DESCRIPTION, NO_NAME):
                 facts[key] = kind(value)
         if model.objective_history is not None:
             facts["objective_history"] = as_read(model.objective_history, 1)
@@ -234,9 +243,8 @@ class _Reader:
         if state is None:
             return None
         header = from_json(state.header_json)
-        if "format" not in header:  # the state of somebody else's estimator
+        if header.get("format") != FORMAT:  # the state of somebody else's estimator
             return None
-        check_version(header.pop("format"), int(header.pop("version")), self.path)
         arrays = {key_of(a.name, STATE_NAMES): as_read(a.data, len(_axes(a))) for a in state.labeled_arrays.values()}
         return FittedState(header, arrays)
 
@@ -247,7 +255,7 @@ class _Reader:
         first = parts[0]
         return Source(
             kind=str(first.kind),
-            path=None if first.file is None else (self.path.parent / str(first.file)).resolve(),
+            path=self._source_path(first),
             series=_joined(p.series_path for p in parts),
             neuropil=_joined(p.neuropil_path for p in parts),
             plane_segmentation=first.plane_segmentation_path,
@@ -255,6 +263,13 @@ class _Reader:
             planes=_whole([(p.roi_positions, p.planes) for p in parts], n_rois),
             object_id=first.series_object_id,
         )
+
+    def _source_path(self, source: NwbObject) -> Path | None:
+        """The file of the traces; where it was moved, this one, if it holds the traces."""
+        if source.file is None:
+            return None
+        path = (self.path.parent / str(source.file)).resolve()
+        return self.path if source.kind == "nwb" and source.series is not None and not path.exists() else path
 
 
 # -- Parts ------------------------------------------------------------------------------------------------------------

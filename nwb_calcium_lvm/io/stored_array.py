@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from nwb_calcium_lvm.exceptions import DataError
+from nwb_calcium_lvm.exceptions import DataError, UnsafeFileError
 from nwb_calcium_lvm.io._atomic import is_held
 
 _GAP = 8  # frames that are read in vain rather than asked for one by one
@@ -93,7 +93,10 @@ class StoredArray:
 @contextmanager
 def _opened(path: Path, dataset: str) -> Iterator[Any]:
     if path.is_dir():
-        yield import_module("zarr").open(str(path), mode="r")[dataset]
+        stored = import_module("zarr").open(str(path), mode="r")[dataset]
+        if any(getattr(f, "codec_id", "") == "pickle" for f in getattr(stored, "filters", None) or ()):
+            raise UnsafeFileError(f"{path} holds pickled numbers at {dataset}, which nothing needs; they are not read.")
+        yield stored
     else:
         # While a result is copied within its file, the lock that HDF5 asks for is our own.
         with h5py.File(path, "r", locking=False if is_held(path) else None) as file:
