@@ -57,7 +57,9 @@ def tiny_disks() -> None:
         pytest.skip("no file system may be mounted here")
 
 
-CORE_FIRST = [pytest.param(name, marks=() if name == "core" else pytest.mark.slow) for name in CASES]
+CORE_FIRST = [
+    pytest.param(name, marks=() if name == "core" else [pytest.mark.slow, pytest.mark.thorough]) for name in CASES
+]
 
 
 class Judge:
@@ -94,6 +96,7 @@ class Judge:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", CASES)
 def test_killed_at_fifty_moments(tmp_path: Path, case: str):
     rng = np.random.default_rng(50)
@@ -119,6 +122,7 @@ def test_killed_at_fifty_moments(tmp_path: Path, case: str):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", CASES)
 def test_killed_before_and_after_each_step(tmp_path: Path, case: str):
     with worker(tmp_path, case) as ask:

@@ -478,6 +478,7 @@ def _kill(path: Path, delay: float | None) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 def test_a_killed_writer_of_a_store_leaves_it_as_it_was_or_complete(store: Path, tmp_path: Path):
     path = tmp_path / "a.zarr"
