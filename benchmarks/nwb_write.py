@@ -1,6 +1,6 @@
 """Time, memory and size of writing a long recording's rates into NWB, and of reading them back.
 
-    python benchmarks/nwb_write.py                  about 6 minutes when idle; 13 GB of free disk, 1 GB of memory
+    python benchmarks/nwb_write.py                  about 4 minutes when idle; 13 GB of free disk, 1 GB of memory
     python benchmarks/nwb_write.py --quick          small sizes, under a minute
 
 The rates of 10,000 ROIs over an hour at 30 Hz (108,000 frames, float32, 4.3 GB) are made while they are written, so
