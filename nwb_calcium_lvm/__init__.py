@@ -18,6 +18,7 @@ _HOME = {
     "S2SSpikeEstimator": "spikes",
     "load_model": "_core.persistence",
     "read_nwb": "io",
+    "read_results": "io",
     "read_suite2p": "io",
     "write_nwb": "io",
     "write_suite2p": "io",

@@ -26,6 +26,16 @@ class NamedArray(NamedTuple):
     description: str
 
 
+class FittedState(NamedTuple):
+    """What restores the estimator that inferred a result: plain values and arrays.
+
+    The header holds what :func:`nwb_calcium_lvm.load_model` needs to know; nothing in it is executed.
+    """
+
+    header: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
+
+
 @dataclass(frozen=True)
 class InferenceResult:
     """States, rates and parameters inferred from one recording.
@@ -60,6 +70,8 @@ class InferenceResult:
         Whether frames are evenly spaced.
     versions : dict of str to str
         Versions of the software.
+    fitted : FittedState, optional
+        The fitted estimator, so that a file that holds the result can give it back.
     """
 
     arrays: dict[str, NamedArray]
@@ -76,6 +88,7 @@ class InferenceResult:
     roi_metadata: dict[str, NDArray[Any]] = field(default_factory=dict)
     is_regular: bool = True
     versions: dict[str, str] = field(default_factory=lambda: installed_versions())
+    fitted: FittedState | None = None
 
     def __getitem__(self, name: str) -> Any:
         for store in (self.arrays, self.parameters):

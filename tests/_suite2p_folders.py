@@ -84,6 +84,10 @@ def _write_settings(folder: Path, plane: FakePlane, number: int, n_planes: int, 
         "nplanes": n_planes,
         "nframes": plane.n_frames,
         "iplane": np.int64(number),
+        "Ly": 64,
+        "Lx": 64,
+        "nchannels": 1,
+        "data_path": ["/data/movies"],
         "save_path": folder,  # a concrete path, as some versions pickle it
         "ignore_flyback": None,
     }

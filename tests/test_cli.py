@@ -1,5 +1,6 @@
 """The command line: what it says, writes, refuses, and how fast it starts."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -26,9 +27,10 @@ def run(*arguments, code=0):
     return result.output
 
 
-def names_in(path):
+def names_in(path, result=None):
+    """Names in the module of results, or in one of them."""
     with h5py.File(path) as file:
-        return set(file["processing/ophys"])
+        return set(file["processing/ophys"] if result is None else file[f"processing/ophys/{result}"])
 
 
 @pytest.fixture(scope="module")
@@ -143,15 +145,15 @@ def test_fit_writes_a_copy_beside_and_a_picture(nwb, truth):
     assert f"Drew {picture}" in said
     assert "mean visit (s)" in said
     assert picture.stat().st_size > 10_000
-    assert {"CalciumHMM_states", "CalciumHMM_firing_rates", "CalciumHMM_state_probabilities"} <= names_in(written)
+    assert {"states", "firing_rates", "state_probabilities", "model"} <= names_in(written, "CalciumHMM")
     assert nwb.read_bytes() == before, "the source is as it was"
     with h5py.File(written) as file:
-        assert file["processing/ophys/CalciumHMM_state_probabilities/data"].shape == (400, 2)
+        assert file["processing/ophys/CalciumHMM/state_probabilities/data"].shape == (400, 2)
 
 
 def test_fit_in_place_then_name_clash_then_overwrite(nwb):
     run("fit", "hmm", nwb, "--in-place", "-k", 2, *FAST, "--no-plot", "-q")
-    assert "CalciumHMM_states" in names_in(nwb)
+    assert "states" in names_in(nwb, "CalciumHMM")
     assert list(nwb.parent.iterdir()) == [nwb], "nothing but the file"
     before = nwb.read_bytes()
     said = run("fit", "hmm", nwb, "--in-place", "-k", 2, *FAST, "--no-plot", code=1)
@@ -161,9 +163,12 @@ def test_fit_in_place_then_name_clash_then_overwrite(nwb):
     assert nwb.read_bytes() == before
     run("fit", "hmm", nwb, "--in-place", "-k", 2, *FAST[:2], "--set", "max_iter=6", "--no-plot", "--overwrite")
     with h5py.File(nwb) as file:
-        assert len(file["processing/ophys/CalciumHMM_objective_history/id"]) == 6
+        assert len(file["processing/ophys/CalciumHMM/model/objective_history"]) == 6
     run("fit", "hmm", nwb, "--in-place", "-k", 2, *FAST, "--no-plot", "--name", "second")
-    assert {"CalciumHMM_states", "second_states"} <= names_in(nwb)
+    assert {"CalciumHMM", "second"} <= names_in(nwb)
+    said = run("info", nwb)
+    assert "Results in it:" in said
+    assert re.search(r"second +CalciumHMM +no +6 +400 +states, state_probabilities", said)
 
 
 def test_fit_of_windows_around_an_event(nwb, tmp_path):
@@ -172,8 +177,8 @@ def test_fit_of_windows_around_an_event(nwb, tmp_path):
     run("fit", "hmm", nwb, "-o", out, "--plot", png, "-k", 2, *FAST, *window, "-q")
     assert png.exists()
     with h5py.File(out) as file:
-        assert file["processing/ophys/CalciumHMM_states/data"].shape == (5 * 30,)
-        assert len(file["processing/ophys/CalciumHMM_trials/id"]) == 5
+        assert file["processing/ophys/CalciumHMM/states/data"].shape == (5 * 30,)
+        assert len(file["processing/ophys/CalciumHMM/segments/id"]) == 5
     said = run("fit", "hmm", nwb, "--trials", "trials", "--dry-run")
     assert "5 trials" in said
 
@@ -181,12 +186,22 @@ def test_fit_of_windows_around_an_event(nwb, tmp_path):
 def test_fit_of_a_model_without_spikes(nwb, tmp_path):
     said = run("fit", "hmm", nwb, "-o", tmp_path / "g.nwb", "--observation", "gaussian", "-k", 2, *FAST)
     assert "mean rate" not in said
-    assert "CalciumHMM_state_means" in names_in(tmp_path / "g.nwb")
+    assert "state_means" in names_in(tmp_path / "g.nwb", "CalciumHMM")
+
+
+def test_fit_with_core_types_and_into_zarr(nwb, tmp_path):
+    run("fit", "hmm", nwb, "-o", tmp_path / "core.nwb", "--schema", "core", "-k", 2, *FAST, "--no-plot", "-q")
+    assert {"CalciumHMM_states", "CalciumHMM_provenance"} <= names_in(tmp_path / "core.nwb")
+    run("fit", "hmm", nwb, "-o", tmp_path / "store.nwb.zarr", "-k", 2, *FAST, "--no-plot", "-q")
+    assert "CalciumHMM" in run("info", tmp_path / "store.nwb.zarr")
+    said = run("fit", "hmm", nwb, "-o", tmp_path / "x.nwb", "--schema", "own", "-k", 2, *FAST, code=1)
+    assert "Expected 'extension', or 'core'" in said
+    assert "iterations" not in said, "found out before the fit"
 
 
 def test_fit_of_suite2p_writes_nwb_and_rates_beside_the_plane(suite2p):
     run("fit", "hmm", suite2p, "-k", 2, *FAST, "--write-suite2p", "-q")
-    assert "CalciumHMM_states" in names_in(suite2p.with_name("suite2p_calcium_lvm.nwb"))
+    assert "CalciumHMM" in names_in(suite2p.with_name("suite2p_calcium_lvm.nwb"))
     rates = np.load(suite2p / "plane0" / "CalciumHMM_rates.npy")
     assert rates.shape == (6, 400)
     assert np.isfinite(rates).all()
@@ -199,7 +214,8 @@ def test_dry_run_does_nothing(nwb):
     said = run("fit", "hmm", nwb, "--dry-run", "--set", "stickiness=50")
     assert "stickiness=50" in said
     assert "Would write" in said
-    assert "CalciumHMM_states" in said
+    assert "processing/ophys/CalciumHMM/states: DiscreteStateSeries, 400, state" in said
+    assert re.search(r"needs up to [\d.]+ MB of [\d,]+ MB free", said)
     assert "Would draw" in said
     assert list(nwb.parent.iterdir()) == [nwb]
 

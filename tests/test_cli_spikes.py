@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 from _suite2p_folders import FakePlane, write_suite2p_folder
-from pynwb import NWBHDF5IO
 from scipy.io import savemat
 from typer.testing import CliRunner
 
 from nwb_calcium_lvm.cli import app
+from nwb_calcium_lvm.io import read_results
 from nwb_calcium_lvm.io.demo_file import write_session_nwb
 from nwb_calcium_lvm.simulate import session
 
@@ -69,11 +69,10 @@ def test_rates_of_an_nwb_file(model, weights, recording, tmp_path):
     assert done.exit_code == 0, done.output
     assert "Rates of 5 of 5 ROIs" in done.output
     name = "S2SSpikeEstimator" if model == "s2s" else "OASISSpikeEstimator"
-    with NWBHDF5IO(str(out), "r") as io:
-        rates = io.read().processing["ophys"][f"{name}_firing_rates"]
-        assert rates.unit == "Hz"
-        assert rates.data.shape == (450, 5)
-        assert np.isfinite(rates.data[:]).all()
+    rates = read_results(out, name).arrays["firing_rates"]
+    assert rates.unit == "Hz"
+    assert np.shape(rates.values) == (450, 5)
+    assert np.isfinite(np.asarray(rates.values)).all()
 
 
 def test_rates_of_a_suite2p_folder_and_beside_it(weights, tmp_path):

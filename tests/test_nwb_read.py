@@ -94,6 +94,39 @@ def test_caiman_denoised_traces_only_on_request(path: Path):
     assert rec.sampling_rate == pytest.approx(30.0)
 
 
+def test_caiman_cells_without_anyone_having_sorted_them(path: Path):
+    """What CaImAn writes unless someone went through the components: nothing accepted, nothing rejected."""
+    files.caiman_file(path, curated=False)
+    with pytest.warns(DataWarning, match="looks denoised"):
+        assert read_nwb(path, series="Fluorescence/RoiResponseSeries").roi_ids.tolist() == [0, 2]
+    bare = {"accepted": [False] * 5, "rejected": [False] * 5}
+    build(path, [S("ophys/dff", raw_traces())], columns=[bare])
+    assert read_nwb(path).n_rois == 5
+    build(path, [S("ophys/dff", raw_traces())], columns=[bare | {"rejected": [True] * 5}])
+    with pytest.raises(DataError, match="None of the 5 ROIs is accepted"):
+        read_nwb(path)
+
+
+def test_allen_behavior_leaves_invalid_rois_out(path: Path):
+    rec = read_nwb(files.allen_behavior_file(path, valid=[True, True, False, True, True]))
+    assert rec.roi_ids.tolist() == [1080, 1071, 1063, 1054]
+
+
+def test_frames_that_suite2p_filled_with_zeros_are_left_out(path: Path):
+    files.suite2p_file(path, n_planes=2, n_frames=700, padded=300)
+    with pytest.warns(DataWarning, match=r"last 300 frames of processing/ophys/Fluorescence/plane1 are zeros"):
+        second = read_nwb(path, plane=1)
+    light, neuropil = raw_traces(700, 6)[:400, 3:], raw_traces(700, 6, seed=1)[:400, 3:] * 0.5
+    np.testing.assert_allclose(second.dff, dff_from_raw(light, neuropil, sampling_rate=10.0)[0], rtol=1e-5)
+    assert read_nwb(path, plane=0).n_frames == 700
+    with pytest.warns(DataWarning, match="400 to 700 frames; all are cut to 400"):
+        assert read_nwb(path).shape == (400, 5)
+    times = np.arange(700) / 10.0 + 0.001 * np.random.default_rng(0).random(700)
+    facts = {"timestamps": times, "rate": None}
+    both = read_nwb(files.suite2p_file(path, n_planes=2, n_frames=700, padded=300, **facts))
+    np.testing.assert_array_equal(both.timestamps, times[:400])
+
+
 def test_allen_behavior_skips_one_number_per_roi(path: Path):
     rec = read_nwb(files.allen_behavior_file(path))
     assert rec.source.series == "processing/ophys/dff/traces"
@@ -108,8 +141,8 @@ def test_allen_behavior_skips_one_number_per_roi(path: Path):
 
 def test_allen_coding_prefers_raw_with_neuropil(path: Path):
     rec = read_nwb(files.allen_coding_file(path))
-    assert rec.source.series == "processing/ophys/Fluorescence/raw_traces"
-    assert rec.source.neuropil == "processing/ophys/Fluorescence/neuropil_traces"
+    assert rec.source.series == "processing/brain_observatory_pipeline/Fluorescence/raw_traces"
+    assert rec.source.neuropil == "processing/brain_observatory_pipeline/Fluorescence/neuropil_traces"
     dff = read_nwb(path, series="DfOverF")
     np.testing.assert_array_equal(dff.dff, raw_traces() / 200 - 1)
 

@@ -54,6 +54,28 @@ class CalciumEstimator(BaseEstimator):
         return self.get_params(deep=False), fitted
 
     @classmethod
+    def from_nwb(cls, path: str | Path, name: str | None = None) -> Self:
+        """Return the fitted model of a result that :func:`nwb_calcium_lvm.write_nwb` wrote; nothing is refitted.
+
+        Parameters
+        ----------
+        path : path
+            NWB file, HDF5 or Zarr.
+        name : str, optional
+            Of the result; needed where the file has several of this class.
+
+        Raises
+        ------
+        AmbiguousDataError
+            If several results could be meant; the message lists them.
+        DataError
+            If the file has no result of this class that can be restored.
+        """
+        from nwb_calcium_lvm._core.persistence import load_from_nwb
+
+        return load_from_nwb(path, name, cls)
+
+    @classmethod
     def _restore(cls, parameters: dict[str, Any], fitted: dict[str, Any]) -> Self:
         """Rebuild a fitted estimator from its constructor arguments and fitted attributes; TypeError if not its own."""
         wrong = [k for k in fitted if not k.endswith("_") or k.startswith("_") or hasattr(cls, k)]

@@ -95,7 +95,9 @@ def read(path: Path, rate: float | None = None) -> Recording:
     path = path.expanduser()
     if not path.exists():
         raise DataError(f"{path} does not exist. Expected an NWB file or a Suite2p folder.")
-    if path.is_dir() and path.suffix != ".zarr":
+    from nwb_calcium_lvm.io.zarr_store import is_store
+
+    if path.is_dir() and not is_store(path):
         from nwb_calcium_lvm.io import read_suite2p
 
         return read_suite2p(path, sampling_rate=rate)

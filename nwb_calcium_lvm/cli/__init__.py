@@ -89,7 +89,9 @@ def fit_hmm(
     path: Source,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="NWB file to write. Default: SOURCE_calcium_lvm.nwb, beside the source."),
+        typer.Option(
+            "--out", "-o", help="NWB file to write, Zarr if it ends so. Default: SOURCE_calcium_lvm.nwb by the source."
+        ),
     ] = None,
     in_place: Annotated[bool, typer.Option("--in-place", help="Add the result to the NWB file itself.")] = False,
     n_states: Annotated[int | None, typer.Option("--n-states", "-k", help="Number of states. Default: 3.")] = None,
@@ -111,6 +113,9 @@ def fit_hmm(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a result of this name, and the picture.")
     ] = False,
+    schema: Annotated[
+        str, typer.Option(metavar="SCHEMA", help="extension, or core for core NWB types only.")
+    ] = "extension",
     trials: Annotated[
         str | None, typer.Option(metavar="TABLE", help="Fit only the trials of this intervals table, such as trials.")
     ] = None,
@@ -159,6 +164,7 @@ def fit_hmm(
         with_plot=not no_plot,
         beside_suite2p=write_suite2p,
         in_place=in_place,
+        schema=schema,
     )
     given = {"n_states": n_states, "observation": observation, "ar_order": ar_order}
     parameters = parameters_of(given, set_ or [])

@@ -6,7 +6,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import typer
@@ -17,6 +17,9 @@ from nwb_calcium_lvm.cli._reading import Reading
 from nwb_calcium_lvm.exceptions import NameClashError
 from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.result import InferenceResult, NamedArray
+
+if TYPE_CHECKING:  # what it imports takes a second
+    from nwb_calcium_lvm.io.nwb_write import Preview
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Output:
         Whether rates go beside the Suite2p planes, too.
     in_place : bool
         Whether ``path`` is the source.
+    schema : {"extension", "core"}
+        NWB types to use.
     """
 
     path: Path | None
@@ -48,6 +53,7 @@ class Output:
     with_plot: bool = True
     beside_suite2p: bool = False
     in_place: bool = False
+    schema: str = "extension"
 
     @property
     def rates_name(self) -> str:
@@ -95,7 +101,7 @@ def run_fit_hmm(
     # Whatever forbids writing is found out before the fit, which may take an hour, not after.
     source = recording if reading.is_suite2p else None
     plan = _plan(placeholder(recording, estimator.n_states), output, source)
-    picture = output.picture(Path(plan[0].rsplit(" (", 1)[0]))
+    picture = output.picture(plan.path)
     if output.with_plot and picture.exists() and not output.overwrite:
         raise NameClashError(f"{picture} exists. Pass --overwrite to replace it, or --plot another.png, or --no-plot.")
     there = sorted(reading.path.rglob(f"{output.rates_name}.npy")) if output.beside_suite2p else []
@@ -108,7 +114,7 @@ def run_fit_hmm(
     estimator.fit(recording)
     result = estimator.infer(recording)
     say(summary(result, time.monotonic() - started))
-    _write(result, recording, reading, output, source, say)
+    _write(result, recording, reading, output, source, say, verbose=estimator.verbose)
 
 
 def summary(result: InferenceResult, seconds: float) -> str:
@@ -135,16 +141,18 @@ def summary(result: InferenceResult, seconds: float) -> str:
 def placeholder(recording: Recording, n_states: int) -> InferenceResult:
     """Return a result of the right shape that holds nothing, to ask where a result would go."""
     n_frames, n_rois = recording.shape
-    nothing = np.float32(0.0)
+
+    def nothing(n: int, last: str, unit: str, description: str, dtype: str = "f8") -> NamedArray:
+        return NamedArray(np.broadcast_to(np.zeros((), dtype), (n_frames, n)), ("time", last), unit, description)
+
     return InferenceResult(
         arrays={
             "states": NamedArray(np.zeros(n_frames, int), ("time",), "state", "Path of states."),
-            "state_probabilities": NamedArray(
-                np.broadcast_to(nothing, (n_frames, n_states)), ("time", "state"), "probability", "Posterior."
-            ),
-            "firing_rates": NamedArray(
-                np.broadcast_to(nothing, (n_frames, n_rois)), ("time", "roi"), "Hz", "Firing rates."
-            ),
+            "state_probabilities": nothing(n_states, "state", "probability", "Posterior."),
+            "firing_rates": nothing(n_rois, "roi", "Hz", "Firing rates.", "f4"),
+            "influx": nothing(n_rois, "roi", "1/s", "Influx.", "f4"),
+            "expected_spikes": nothing(n_rois, "roi", "spikes", "Spikes."),
+            "expected_spikes_variance": nothing(n_rois, "roi", "spikes^2", "Their variance."),
         },
         parameters={},
         time=recording.timestamps,
@@ -177,18 +185,21 @@ def _estimator(parameters: dict[str, Any]) -> Any:
     return estimator
 
 
-def _plan(result: InferenceResult, output: Output, source: Recording | None) -> list[str]:
+def _plan(result: InferenceResult, output: Output, source: Recording | None) -> Preview:
     from nwb_calcium_lvm.io import plan_write
 
-    return plan_write(result, output.path, source=source, name=output.name, overwrite=output.overwrite)
+    return plan_write(
+        result, output.path, source=source, name=output.name, schema=output.schema, overwrite=output.overwrite
+    )
 
 
-def _say_plan(recording: Recording, estimator: Any, plan: list[str], picture: Path | None, say: Say) -> None:
+def _say_plan(recording: Recording, estimator: Any, plan: Preview, picture: Path | None, say: Say) -> None:
     for line in facts(recording):
         say(f"  {line}")
     say(f"Would fit {estimator.n_states} states: {estimator!r}")
-    say(f"Would write {plan[0]}, among others:")
-    for line in plan[1:]:
+    first, *others = str(plan).splitlines()
+    say(f"Would write {first}, among others:")
+    for line in others:
         say(f"  {line}")
     if picture is not None:
         say(f"Would draw {picture}")
@@ -196,13 +207,28 @@ def _say_plan(recording: Recording, estimator: Any, plan: list[str], picture: Pa
 
 
 def _write(
-    result: InferenceResult, recording: Recording, reading: Reading, output: Output, source: Recording | None, say: Say
+    result: InferenceResult,
+    recording: Recording,
+    reading: Reading,
+    output: Output,
+    source: Recording | None,
+    say: Say,
+    *,
+    verbose: int,
 ) -> None:
     from nwb_calcium_lvm.io import write_nwb, write_suite2p
     from nwb_calcium_lvm.plotting import overview
 
-    written = write_nwb(result, output.path, source=source, name=output.name, overwrite=output.overwrite)
-    say(f"Wrote {written} (processing/ophys/{output.name}_*)")
+    written = write_nwb(
+        result,
+        output.path,
+        source=source,
+        name=output.name,
+        schema=output.schema,
+        overwrite=output.overwrite,
+        verbose=verbose,
+    )
+    say(f"Wrote {written} (processing/ophys/{output.name}{'' if output.schema == 'extension' else '_*'})")
     if output.beside_suite2p:
         beside = write_suite2p(result, reading.path, name=output.rates_name)
         say(f"Wrote {beside if beside.is_file() else f'{output.rates_name}.npy in each planeN of {beside}'}")

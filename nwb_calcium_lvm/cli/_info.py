@@ -23,6 +23,7 @@ def run_info(reading: Reading, say: Say) -> None:
     say(f"{reading.path} ({'Suite2p folder' if reading.is_suite2p else 'NWB file'})")
     if not reading.is_suite2p:
         _say_series(reading, say)
+        _say_results(reading, say)
     recording = reading.read()
     say(f"\nReads as: {recording!r}")
     for line in facts(recording):
@@ -72,3 +73,24 @@ def _say_series(reading: Reading, say: Say) -> None:
     ]
     header = ("read as", "kind", "series", "ROIs", "accepted", "frames", "Hz", "")
     say(table(rows, header))
+
+
+def _say_results(reading: Reading, say: Say) -> None:
+    from nwb_calcium_lvm.io import read_results
+
+    found = read_results(reading.path, lazy=True)
+    if not found:
+        return
+    rows = [
+        (
+            name,
+            str(result.model.get("name", "?")),
+            "yes" if result.converged else "no",
+            len(result.roi_ids),
+            len(result.time),
+            ", ".join(result.arrays),
+        )
+        for name, result in found.items()
+    ]
+    say("\nResults in it:")
+    say(table(rows, ("name", "model", "converged", "ROIs", "frames", "arrays")))

@@ -43,7 +43,9 @@ class Reading:
     @property
     def is_suite2p(self) -> bool:
         """Whether the path is a folder that Suite2p wrote, rather than an NWB file (or NWB store)."""
-        return self.path.is_dir() and self.path.suffix != ".zarr"
+        from nwb_calcium_lvm.io.zarr_store import is_store
+
+        return self.path.is_dir() and not is_store(self.path)
 
     def read(self) -> Recording:
         """Read the recording, and cut it into trials if asked to."""

@@ -55,7 +55,7 @@ def run_spikes(reading: Reading, estimator: Any, output: Output, say: Say, *, dr
     if there:
         raise NameClashError(f"{there[0]} exists and is not overwritten. Pass --name for another name.")
     if dry_run:
-        for line in [*facts(recording), f"Would write {plan[0]}, among others:", *plan[1:]]:
+        for line in [*facts(recording), f"Would write {plan.path}, among others:", *plan.objects]:
             say(f"  {line}")
         say("Nothing was written (--dry-run).")
         return
@@ -65,7 +65,7 @@ def run_spikes(reading: Reading, estimator: Any, output: Output, say: Say, *, dr
     result = estimator.infer(recording)
     say(_summary(result, time.monotonic() - started))
     written = write_nwb(result, output.path, source=source, name=output.name, overwrite=output.overwrite)
-    say(f"Wrote {written} (processing/ophys/{output.name}_*)")
+    say(f"Wrote {written} (result {output.name})")
     if output.beside_suite2p:
         beside = write_suite2p(result, reading.path, name=output.rates_name)
         say(f"Wrote {beside if beside.is_file() else f'{output.rates_name}.npy in each planeN of {beside}'}")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nwb_calcium_lvm._core.persistence import state_of
 from nwb_calcium_lvm.hmm.learned import dwell_frames
 from nwb_calcium_lvm.observations.autoregression import decay_time
 from nwb_calcium_lvm.recording import Recording
@@ -61,6 +62,7 @@ def build_result(
         source=recording.source,
         metadata=recording.metadata,
         roi_metadata=recording.roi_metadata,
+        fitted=state_of(estimator),
     )
 
 

@@ -20,6 +20,7 @@ NWBFile = _pynwb.NWBFile
 NWBHDF5IO = _pynwb.NWBHDF5IO
 ProcessingModule = _pynwb.ProcessingModule
 TimeSeries = _pynwb.TimeSeries
+TimeSeriesReferenceVectorData = import_module("pynwb.base").TimeSeriesReferenceVectorData
 TimeIntervals = _epoch.TimeIntervals
 
 ImageSegmentation = _ophys.ImageSegmentation

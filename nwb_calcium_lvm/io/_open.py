@@ -12,6 +12,8 @@ import h5py
 
 from nwb_calcium_lvm.exceptions import DataError
 from nwb_calcium_lvm.io._classes import NWBHDF5IO, NWBFile, NwbObject, RoiResponseSeries
+from nwb_calcium_lvm.io.zarr_store import format_of as format_of  # also asked for here
+from nwb_calcium_lvm.io.zarr_store import is_store, store_opened
 
 
 @contextmanager
@@ -32,6 +34,10 @@ def opened(src: Any) -> Iterator[tuple[Any, RoiResponseSeries | None, Path | Non
             yield _read(io, str(name)), None, _existing(name)
     elif isinstance(src, str | Path):
         path = Path(src).expanduser()
+        if is_store(path):
+            with store_opened(path) as io:
+                yield _read(io, str(path)), None, path.resolve()
+            return
         with _h5(_checked(path)) as h5, _io(str(path), file=h5) as io:
             yield _read(io, str(path)), None, path.resolve()
     else:
@@ -46,8 +52,8 @@ def _checked(path: Path) -> Path:
         raise FileNotFoundError(f"There is no file {path}. Check the path; relative ones start at {Path.cwd()}.")
     if path.is_dir():
         raise DataError(
-            f"{path} is a folder. Expected an NWB file (HDF5). A Suite2p folder is read by read_suite2p; a Zarr store "
-            "by opening it with hdmf-zarr and passing the NWBFile."
+            f"{path} is a folder, and not a Zarr store (it has no .zgroup or zarr.json). Expected an NWB file or "
+            "store. A Suite2p folder is read by read_suite2p."
         )
     return path
 
@@ -87,6 +93,6 @@ def _path_of(nwbfile: NwbObject | None) -> Path | None:
 
 
 def _existing(name: Any) -> Path | None:
-    if not isinstance(name, str | Path) or not Path(name).is_file():
+    if not isinstance(name, str | Path) or not (Path(name).is_file() or is_store(name)):
         return None
     return Path(name).resolve()

@@ -41,7 +41,7 @@ def write_archive(path: Path, header: Mapping[str, Any], arrays: Mapping[str, ND
     pickled = [name for name, array in arrays.items() if array.dtype.hasobject]
     if pickled:
         raise TypeError(f"{pickled} are arrays of objects, which NumPy would pickle; put them into the header")
-    text = json.dumps({"format": FORMAT, "version": VERSION, **header}, default=_plain, allow_nan=True)
+    text = header_text(header)
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
@@ -65,6 +65,26 @@ def write_archive(path: Path, header: Mapping[str, Any], arrays: Mapping[str, ND
     return path
 
 
+def header_text(header: Mapping[str, Any]) -> str:
+    """Return the header as JSON, with the format and its version.
+
+    Raises
+    ------
+    TypeError
+        If something in it is no plain value.
+    """
+    return json.dumps({"format": FORMAT, "version": VERSION, **header}, default=_plain, allow_nan=True)
+
+
+def check_version(kind: str, version: int, path: Path) -> None:
+    """Raise DataError unless this version of the package reads the format."""
+    if kind != FORMAT or version > VERSION:
+        raise DataError(
+            f"{path} has format {kind!r} version {version}; this version of the package reads {FORMAT!r} up to version "
+            f"{VERSION}. Update the package, or save the model again."
+        )
+
+
 def read_archive(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Read what :func:`write_archive` wrote; never unpickles.
 
@@ -82,11 +102,7 @@ def read_archive(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         raise DataError(f"{path} does not exist. Expected a model saved by estimator.save(path).") from error
     except _UNREADABLE as error:
         raise DataError(f"{path} is not a model saved by estimator.save(path) ({error}).") from error
-    if kind != FORMAT or version > VERSION:
-        raise DataError(
-            f"{path} has format {kind!r} version {version}; this version of the package reads {FORMAT!r} up to version "
-            f"{VERSION}. Update the package, or save the model again."
-        )
+    check_version(kind, version, path)
     return header, arrays
 
 

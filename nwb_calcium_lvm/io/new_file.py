@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nwb_calcium_lvm.exceptions import DataError
+from nwb_calcium_lvm.exceptions import DataError, NameClashError
 from nwb_calcium_lvm.io import _classes as nwb
-from nwb_calcium_lvm.io._build import stored
+from nwb_calcium_lvm.io._build import Wrap, chunked
 from nwb_calcium_lvm.io._classes import NwbObject
 from nwb_calcium_lvm.io._pickle import read_objects
 from nwb_calcium_lvm.io._suite2p_folder import find_layout
@@ -20,12 +20,13 @@ from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.result import InferenceResult
 
 TABLE_PATH = "processing/{module}/ImageSegmentation/PlaneSegmentation"
+TRACES_PATH = "processing/{module}/DfOverF"
 _UNKNOWN = "unknown"
 _Mask = list[tuple[int, int, float]]
 
 
 def new_nwbfile(
-    result: InferenceResult, recording: Recording | None, module: str
+    result: InferenceResult, recording: Recording | None, module: str, wrap: Wrap
 ) -> tuple[NwbObject, NDArray[np.integer]]:
     """Make an NWBFile with the ROIs of a result, and the dF/F if the recording is given.
 
@@ -47,7 +48,7 @@ def new_nwbfile(
     table = _segmentation(nwbfile, result, module)
     rows = np.arange(len(result.roi_ids))
     if recording is not None:
-        nwbfile.processing[module].add(_traces(recording, table, rows, result))
+        nwbfile.processing[module].add(_traces(recording, table, rows, wrap))
     return nwbfile, rows
 
 
@@ -133,13 +134,37 @@ def _suite2p_masks(result: InferenceResult, folder: Path) -> list[_Mask]:
     return masks
 
 
-def _traces(recording: Recording, table: NwbObject, rows: NDArray[np.integer], result: InferenceResult) -> NwbObject:
+def check_new_file(recording: Recording | None, result: InferenceResult, names: list[str]) -> None:
+    """Raise unless a result, and the traces that are given with it, can be put into a new file.
+
+    Raises
+    ------
+    DataError
+        If the recording is not that of the result, or its traces cannot be a time series.
+    NameClashError
+        If the result has the name of something else in the file.
+    """
+    taken = sorted({"ImageSegmentation", "DfOverF"} & set(names))
+    if taken:
+        raise NameClashError(f"A new file has {taken[0]} beside the results. Pass another name=.")
+    if recording is None:
+        return
     if not np.array_equal(recording.roi_ids, result.roi_ids):
         raise DataError(
             f"The recording given as source has {recording.n_rois} ROIs and the result {len(result.roi_ids)}, or other "
             "ones. Expected the recording the result was inferred from."
         )
-    clock: dict[str, Any] = {"timestamps": recording.timestamps}
+    if not recording.has_clock or np.any(np.diff(np.sort(recording.timestamps)) <= 0):
+        raise DataError(
+            "The traces of the recording given as source cannot be stored: it has no clock in s, or windows that "
+            "overlap, and NWB series need increasing times. Leave out source=, or infer over a recording with a clock."
+        )
+
+
+def _traces(recording: Recording, table: NwbObject, rows: NDArray[np.integer], wrap: Wrap) -> NwbObject:
+    times = recording.timestamps
+    order = np.argsort(times, kind="stable")  # trials may be in any order
+    clock: dict[str, Any] = {"timestamps": times[order]}
     if recording.is_regular and len(recording.segments) == 1 and recording.sampling_rate is not None:
         clock = {"rate": recording.sampling_rate, "starting_time": recording.starting_time}
     region = nwb.DynamicTableRegion(name="rois", data=rows, description="All ROIs of the table.", table=table)
@@ -148,8 +173,21 @@ def _traces(recording: Recording, table: NwbObject, rows: NDArray[np.integer], r
         description="dF/F that the model was fitted to; NaN where nothing was observed."
         if recording.units == "dff"
         else "Traces of unknown unit that the model was fitted to; NaN where nothing was observed.",
-        data=stored(np.where(recording.mask, recording.dff, np.nan).astype(recording.dff.dtype)),
+        data=chunked(_Observed(recording), wrap, order),
         rois=region,
         unit="dF/F" if recording.units == "dff" else "n.a.",
         **clock,
     )
+
+
+class _Observed:
+    """Traces of a recording, NaN where nothing was observed; made slice by slice."""
+
+    def __init__(self, recording: Recording):
+        self._recording = recording
+        self.shape = recording.shape
+        self.dtype = recording.dff.dtype
+
+    def __getitem__(self, frames: slice) -> NDArray[np.floating]:
+        seen, dff = self._recording.mask[frames], self._recording.dff[frames]
+        return np.where(seen, dff, np.array(np.nan, self.dtype))

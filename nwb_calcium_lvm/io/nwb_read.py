@@ -16,6 +16,7 @@ from nwb_calcium_lvm.exceptions import DataError, DataWarning
 from nwb_calcium_lvm.indicators import Indicator
 from nwb_calcium_lvm.io._classes import NwbObject
 from nwb_calcium_lvm.io._open import opened
+from nwb_calcium_lvm.io._series_values import frames_recorded, read_values
 from nwb_calcium_lvm.io.nwb_series import Candidate, Pick, as_candidate, choose, find_series, object_path
 from nwb_calcium_lvm.io.nwb_tables import accepted_rois, plain_columns, trial_table
 from nwb_calcium_lvm.preprocessing import dff_from_raw, noise_level
@@ -27,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 _FROM_RAW = ("raw", "demixed", "corrected")  # raw light: a baseline makes it dF/F
 _NOT_FOR_MODELS = ("deconvolved", "denoised", "result", "neuropil")
-_BLOCK = 64 * 2**20  # bytes read at a time, so that columns left out never fill the memory
 _RATE_TOLERANCE = 0.02
 
 
@@ -63,8 +63,8 @@ def read_nwb(
     plane : int, optional
         Imaging plane. Default: all planes of one clock and one table of ROIs.
     accepted : bool or str
-        True: only ROIs that the file says are cells (columns ``iscell``, ``is_accepted``, ``accepted``, ``Accepted``
-        or ``keep``), all if it does not say. False: all. A name: by that column.
+        True: only ROIs that the file says are cells (columns ``iscell``, ``is_accepted``, ``accepted``, ``Accepted``,
+        ``keep`` or ``valid_roi``), all if it does not say. False: all. A name: by that column.
     neuropil_coefficient : float
         Share of the neuropil in the ROI's light, 0.7 as Suite2p has it.
     baseline : {"maximin", "percentile", "constant", "constant_percentile"}
@@ -119,7 +119,7 @@ def read_nwb(
         mask=traces.mask,
         units=traces.units,
         sampling_rate=clock.rate,
-        timestamps=clock.cut(len(traces.dff), whole=len(parts) == 1),
+        timestamps=clock.cut(len(traces.dff), whole=len(traces.dff) == picks[0].trace.n_frames),
         starting_time=clock.start,
         **facts,
     )
@@ -196,7 +196,7 @@ class _Clock:
         return 1.0 / float(np.median(steps[steps > 0])) if (steps > 0).any() else 1.0
 
     def cut(self, n_frames: int, whole: bool) -> NDArray[np.floating] | None:
-        """Return the time of each frame; planes of unequal length are cut, a single one has to fit."""
+        """Return the time of each frame; where frames were cut off so are their times, else all have to fit."""
         return self.timestamps if self.timestamps is None or whole else self.timestamps[:n_frames]
 
 
@@ -241,8 +241,11 @@ class _Part:
 
 
 def _read_picks(picks: list[Pick], keep: NDArray[np.bool_]) -> list[_Part]:
-    n_frames = min(p.trace.n_frames for p in picks)
-    longest = max(p.trace.n_frames for p in picks)
+    lengths = [frames_recorded([c for c in pick if c is not None]) for pick in picks]
+    for pick, length in zip(picks, lengths, strict=True):
+        if length < pick.trace.n_frames:
+            _warn(f"The last {pick.trace.n_frames - length} frames of {pick.trace.path} are zeros and left out.")
+    n_frames, longest = min(lengths), max(lengths)
     if n_frames < longest:
         _warn(f"The planes have {n_frames} to {longest} frames; all are cut to {n_frames}.")
     parts: list[_Part] = []
@@ -257,37 +260,9 @@ def _read_picks(picks: list[Pick], keep: NDArray[np.bool_]) -> list[_Part]:
                 f"{trace.path} looks {trace.kind}. Models of calcium expect the fluorescence with its noise: their "
                 "noise and time constants will be off. Its unit is taken as unknown."
             )
-        other = None if neuropil is None else _values(neuropil, chosen, n_frames)
-        parts.append(_Part(trace.kind, _values(trace, chosen, n_frames), other))
+        other = None if neuropil is None else read_values(neuropil, chosen, n_frames)
+        parts.append(_Part(trace.kind, read_values(trace, chosen, n_frames), other))
     return parts
-
-
-def _values(candidate: Candidate, rois: NDArray[np.integer], n_frames: int) -> NDArray[np.floating]:
-    """Read the given ROIs of a series, block by block, as ``data * conversion + offset``; float32 stays float32."""
-    series, data = candidate.series, candidate.series.data
-    stored = np.dtype(getattr(data, "dtype", np.asarray(data).dtype))
-    small = stored.kind in "iub" and stored.itemsize <= 2
-    dtype = (
-        stored if stored.kind == "f" and stored.itemsize >= 4 else np.dtype("f4" if small or stored == "f2" else "f8")
-    )
-    out = np.empty((n_frames, len(rois)), dtype)
-    n_all = len(candidate.rows)
-    step = max(1, _BLOCK // max(1, n_all * stored.itemsize))
-    for a in range(0, n_frames, step):
-        b = min(a + step, n_frames)
-        if len(candidate.shape) == 1:
-            out[a:b] = np.asarray(data[a:b])[:, None][:, rois]
-        elif candidate.transposed:
-            out[a:b] = np.asarray(data[:, a:b]).T[:, rois]
-        else:
-            out[a:b] = np.asarray(data[a:b])[:, rois]
-    offset = float(getattr(series, "offset", None) or 0.0)
-    conversion = 1.0 if series.conversion is None else float(series.conversion)
-    if conversion != 1.0:
-        out *= dtype.type(conversion)
-    if offset != 0.0:
-        out += dtype.type(offset)
-    return out
 
 
 class _Traces(NamedTuple):

@@ -28,7 +28,8 @@ _DESCRIPTIONS = (("deconvolved", "deconvolved"), ("denoised", "denoised"), ("dff
 _DFF_UNITS = {"dff", "df/f", "dfoverf", "deltaf/f", "δf/f", "df/f0"}
 # Tried in this order when the user names no series; whatever else there is was asked for by name or is not read.
 _PREFERENCE = ("raw+neuropil", "dff", "corrected", "raw", "demixed", "other")
-RESULT_TABLE = "_provenance"  # every written result has a table of its name and this ending
+RESULT_TABLE = "_provenance"  # every result in core types has a table of its name and this ending
+RESULT_TYPE = "CalciumLVMResults"  # and every other is an object of this type
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def as_candidate(series: NwbObject, nwbfile: NwbObject | None, prefixes: tuple[s
     path = object_path(series, nwbfile)
     shape = tuple(int(n) for n in np.shape(series.data))
     transposed, problem = _orientation(shape, len(series.rois.data))
-    kind = "result" if prefixes and series.name.startswith(prefixes) else _kind(series, path)
+    ours = is_result(series.parent) or (bool(prefixes) and series.name.startswith(prefixes))
+    kind = "result" if ours else _kind(series, path)
     return Candidate(path, kind, series, shape, transposed, _number(path, "plane"), _number(path, "chan"), problem)
 
 
@@ -117,6 +119,17 @@ def object_path(obj: Any, nwbfile: NwbObject | None) -> str:
             parts += [room] if room else []
         obj = parent
     return "/".join(reversed(parts))
+
+
+def is_result(obj: Any) -> bool:
+    """Return whether an object is a result of the extension ndx-calcium-lvm."""
+    return getattr(obj, "neurodata_type", "") == RESULT_TYPE
+
+
+def object_at(nwbfile: NwbObject, path: str) -> NwbObject | None:
+    """Return the object at such a path, or None."""
+    name = path.rpartition("/")[2]
+    return next((o for o in nwbfile.objects.values() if o.name == name and object_path(o, nwbfile) == path), None)
 
 
 def choose(

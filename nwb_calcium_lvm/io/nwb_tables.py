@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nwb_calcium_lvm.exceptions import DataError
 from nwb_calcium_lvm.io._classes import DynamicTableRegion, NwbObject, VectorIndex
 
-_ACCEPTED = ("iscell", "is_accepted", "accepted", "Accepted", "keep")
+_ACCEPTED = ("iscell", "is_accepted", "accepted", "Accepted", "keep", "valid_roi")
 _MASKS = {"image_mask", "pixel_mask", "voxel_mask"}
 _WIDEST = 16  # a 2-D column wider than this is an image or a trace, not a fact about the ROI
 
@@ -45,25 +45,39 @@ def accepted_rois(columns: dict[str, NDArray[Any]], accepted: bool | str) -> NDA
         As :func:`plain_columns` gives them.
     accepted : bool or str
         True: by the first known column there is. False: keep all. A name: by that column.
+
+    Notes
+    -----
+    CaImAn's ``accepted`` and ``rejected`` are what someone sorted by hand. Where nobody did both are empty; that says
+    nothing, and what its evaluation chose is in ``keep``.
     """
     if accepted is False:
         return None
     if isinstance(accepted, str) and accepted not in columns:
         raise DataError(f"accepted={accepted!r} is no column of the table of ROIs. It has: {', '.join(columns)}.")
-    name = accepted if isinstance(accepted, str) else next((n for n in _ACCEPTED if n in columns), None)
+    known = [n for n in _ACCEPTED if n in columns]
+    if {"accepted", "rejected"} <= set(columns) and not (
+        _flags(columns["accepted"]) | _flags(columns["rejected"])
+    ).any():
+        known.remove("accepted")
+    name = accepted if isinstance(accepted, str) else next(iter(known), None)
     if name is None:
         return None
-    values = columns[name] if columns[name].ndim == 1 else columns[name][:, 0]
-    if values.dtype.kind == "U":
-        keep = np.isin(np.char.lower(values), ["true", "yes", "1", "accepted"])
-    else:
-        keep = np.nan_to_num(values.astype(float)) > 0
+    keep = _flags(columns[name])
     if not keep.any():
         raise DataError(
             f"None of the {len(keep)} ROIs is accepted as a cell by the column {name!r}. Curate the ROIs, or pass "
             "accepted=False to read all."
         )
     return keep
+
+
+def _flags(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return a column of truth values as such, its first column where it has several."""
+    values = values if values.ndim == 1 else values[:, 0]
+    if values.dtype.kind == "U":
+        return np.isin(np.char.lower(values), ["true", "yes", "1", "accepted"])
+    return np.nan_to_num(values.astype(float)) > 0
 
 
 def trial_table(nwbfile: NwbObject, name: str | None) -> dict[str, NDArray[Any]] | None:

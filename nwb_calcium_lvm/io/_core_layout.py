@@ -1,31 +1,24 @@
-"""What of a result goes into an NWB file, under which names: plain arrays and words, no NWB objects yet."""
+"""A result as core NWB types, under names that all begin with the result's: any NWB reader understands them."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nwb_calcium_lvm.exceptions import DataError
+from nwb_calcium_lvm.io import _classes as nwb
+from nwb_calcium_lvm.io._build import Place, clock_arguments, stored_column
+from nwb_calcium_lvm.io._classes import NwbObject
+from nwb_calcium_lvm.io._clock import Clock, clock_of
+from nwb_calcium_lvm.io._tables import Column, Table, visits, windows
 from nwb_calcium_lvm.io.nwb_series import RESULT_TABLE
 from nwb_calcium_lvm.result import InferenceResult, NamedArray
 
-_NAME = re.compile(r"[^/\\:\x00]+")
 _TAKEN = {"id", "name", "description", "colnames", "columns", "roi", "roi_id", "start_time", "stop_time", "tags"}
-
-
-@dataclass(frozen=True)
-class Clock:
-    """When the frames of the file were: by rate, or by the time of each."""
-
-    order: NDArray[np.integer] | None
-    rate: float | None
-    times: NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -40,36 +33,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column of a table."""
-
-    name: str
-    description: str
-    values: NDArray[Any]
-
-    def compact(self) -> NDArray[Any]:
-        """Return whole numbers from 0 to 255 in a byte each: exact, small, and not taken for flags by validators."""
-        values = self.values
-        if self.name in ("start_time", "stop_time") or not values.size:
-            return values
-        small = values.dtype.kind in "iu" and values.min() >= 0 and values.max() <= 255
-        binary = values.dtype.kind == "f" and set(np.unique(values).tolist()) == {0.0, 1.0}
-        return values.astype(np.uint8) if small or binary else values
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of facts; ``of_rois`` where each row is an ROI, ``intervals`` where it is a stretch of time."""
-
-    name: str
-    description: str
-    columns: list[Column]
-    of_rois: bool = False
-    intervals: bool = False
-
-
-@dataclass(frozen=True)
-class Content:
+class CoreLayout:
     """Everything that is written for one result."""
 
     name: str
@@ -80,7 +44,7 @@ class Content:
 
     @property
     def names(self) -> list[str]:
-        """Names of the objects, without the module."""
+        """Names of the objects in the module."""
         return [*(s.name for s in self.series), *(t.name for t in self.tables)]
 
     @property
@@ -89,8 +53,38 @@ class Content:
         arrays = [s.values for s in self.series] + [c.values for t in self.tables for c in t.columns]
         return sum(int(np.prod(np.shape(a))) * np.dtype(getattr(a, "dtype", "f8")).itemsize for a in arrays)
 
+    def lines(self, room: str) -> list[str]:
+        """Say what is written, an object a line."""
+        lines: list[str] = []
+        for series in self.series:
+            kind = "RoiResponseSeries" if series.of_rois else "TimeSeries"
+            size = " x ".join(str(n) for n in np.shape(series.values))
+            lines.append(f"{room}/{series.name}: {kind}, {size}, {series.unit}")
+        for table in self.tables:
+            kind = "TimeIntervals" if table.intervals else "DynamicTable"
+            lines.append(f"{room}/{table.name}: {kind}, {len(table)} rows")
+        return lines
 
-def content_of(result: InferenceResult, name: str | None) -> Content:
+    def add(self, place: Place) -> None:
+        """Add the result to an open file."""
+        lender = place.lender(self.clock.times) if self.clock.rate is None else None
+        for series in self.series:
+            built = _built_series(series, self.clock, place, lender)
+            place.room.add(built)
+            lender = lender or built
+        for table in self.tables:
+            place.room.add(_built_table(table, place))
+
+    def problems(self, room: NwbObject) -> list[str]:
+        """Say what of the result is not there, or not whole, in the module of a file."""
+        there = room.data_interfaces
+        missing = [name for name in self.names if name not in there]
+        return missing + [
+            s.name for s in self.series if s.name in there and tuple(there[s.name].data.shape) != np.shape(s.values)
+        ]
+
+
+def core_layout(result: InferenceResult, label: str) -> CoreLayout:
     """Lay out a result under the names it will have.
 
     Raises
@@ -98,63 +92,27 @@ def content_of(result: InferenceResult, name: str | None) -> Content:
     DataError
         If the result has no clock in s, overlapping trials, or arrays that do not run over its time.
     """
-    label = name if name is not None else str(result.model.get("name", "model"))
-    if not _NAME.fullmatch(label) or label != label.strip():
-        raise DataError(f"name={label!r} cannot be a name in an NWB file. Expected text without '/', '\\' and ':'.")
-    clock = _clock(result)
+    clock = clock_of(result)
     notes: list[str] = []
     series = [_series(key, array, label, result) for key, array in result.arrays.items()]
     tables, rest = _parameter_tables(result, label, notes)
-    for table in (_bouts(result, clock, label), _trials(result, clock, label), _history(result, label)):
-        if table is None:
+    trials = windows(result, clock, label) if result.segments.trial_ids is not None else None
+    for found in (visits(result, clock, label), trials, _history(result)):
+        if found is None:
             continue
-        if len(table.columns[0].values) > 1:
+        table = replace(found, name=f"{label}_{found.name}")
+        if len(table) > 1:
             tables.append(table)
         else:  # a table of one row is flagged as bad practice
             rest |= {f"{table.name.removeprefix(label + '_')}.{c.name}": c.values[0] for c in table.columns}
     written = [*(s.name for s in series), *(t.name for t in tables), label + RESULT_TABLE]
+    twice = sorted({name for name in written if written.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"{', '.join(twice)} would be written twice. Give the array another name, or pass schema='extension'."
+        )
     facts = _facts(result, label, written, rest, notes)
-    return Content(label, clock, series, [*tables, _key_values(label, facts)], notes)
-
-
-# -- Time -------------------------------------------------------------------------------------------------------------
-
-
-def _clock(result: InferenceResult) -> Clock:
-    if result.time_unit != "s":
-        raise DataError(
-            "The result has no clock: its times are frame numbers, and NWB stores seconds. Pass sampling_rate to the "
-            "estimator, or fit a Recording that has one."
-        )
-    times = np.asarray(result.time, float)
-    order = None
-    bounds = result.segments.bounds
-    starts = times[bounds[:, 0]]
-    if np.any(np.diff(starts) < 0):  # trials in another order than they happened
-        order = np.concatenate([np.arange(*bounds[i]) for i in np.argsort(starts, kind="stable")])
-        times = times[order]
-    if np.any(np.diff(times) <= 0):
-        i = int(np.flatnonzero(np.diff(times) <= 0)[0])
-        raise DataError(
-            f"Trials overlap in time: a frame at {times[i]:.6g} s is followed by one at {times[i + 1]:.6g} s. NWB "
-            "series need increasing times: infer over windows that do not overlap, or over the whole recording."
-        )
-    return Clock(order, _rate(times, result.sampling_rate), times)
-
-
-def _rate(times: NDArray[np.floating], said: float | None) -> float | None:
-    """Return the rate in Hz if frames are evenly spaced to a thousandth of a frame, else None."""
-    if len(times) < 2:
-        return said
-    step = (times[-1] - times[0]) / (len(times) - 1)
-    if np.max(np.abs(times - times[0] - step * np.arange(len(times)))) > 1e-3 * step:
-        return None
-    return said if said is not None and abs(said * step - 1) < 1e-6 else 1.0 / step
-
-
-def _ordered(values: Any, clock: Clock) -> NDArray[Any]:
-    loaded = np.asarray(values[:])
-    return loaded if clock.order is None else loaded[clock.order]
+    return CoreLayout(label, clock, series, [*tables, _key_values(label, facts)], notes)
 
 
 # -- Over time --------------------------------------------------------------------------------------------------------
@@ -176,67 +134,7 @@ def _series(key: str, array: NamedArray, label: str, result: InferenceResult) ->
     )
 
 
-def _bouts(result: InferenceResult, clock: Clock, label: str) -> Table | None:
-    """Runs of one state; none crosses from one segment to the next."""
-    states = result.arrays.get("states")
-    if states is None or states.dims != ("time",) or np.asarray(states.values[:1]).dtype.kind not in "iu":
-        return None
-    path = _ordered(states.values, clock)
-    segment = result.segments.labels()
-    segment = segment if clock.order is None else segment[clock.order]
-    first = np.concatenate([[0], np.flatnonzero((np.diff(path) != 0) | (np.diff(segment) != 0)) + 1])
-    last = np.append(first[1:], len(path)) - 1
-    # A bout lasts until the frame after it, or for a frame's length where there is none or a gap comes before it.
-    following = np.append(clock.times[first[1:]], np.inf)
-    step = _frame_step(result, clock)
-    stops = clock.times[last] + step
-    unbroken = np.append(np.diff(segment[first]) == 0, False)
-    stops = np.where(unbroken, following, np.minimum(stops, following))
-    columns = [
-        Column("start_time", "Start of the bout, in s.", clock.times[first]),
-        Column("stop_time", "End of the bout, in s.", stops),
-        Column("state", "The state, numbered from 0.", path[first]),
-    ]
-    posterior = result.arrays.get("state_probabilities")
-    if posterior is not None and posterior.dims == ("time", "state"):
-        own = _ordered(posterior.values, clock)[np.arange(len(path)), np.maximum(path, 0)]
-        mean = np.add.reduceat(own, first) / (last - first + 1)
-        columns.append(Column("mean_probability", "Mean posterior probability of the state over the bout.", mean))
-    if result.segments.trial_ids is not None:
-        ids = result.segments.trial_ids[segment[first]]
-        columns.append(Column("trial", "The trial it is in: id in the trials table.", ids))
-    kept = path[first] >= 0  # a negative number stands for no state
-    columns = [Column(c.name, c.description, c.values[kept]) for c in columns]
-    if not kept.any():
-        return None
-    return Table(f"{label}_bouts", f"Runs of frames in one state, inferred by {label}.", columns, intervals=True)
-
-
-def _trials(result: InferenceResult, clock: Clock, label: str) -> Table | None:
-    """The stretches of time that were trials, so that a reader can tell them from one another."""
-    ids = result.segments.trial_ids
-    if ids is None:
-        return None
-    bounds = result.segments.bounds
-    starts, ends = result.time[bounds[:, 0]], result.time[bounds[:, 1] - 1] + _frame_step(result, clock)
-    order = np.argsort(starts, kind="stable")
-    starts, ends, ids = starts[order], ends[order], np.asarray(ids)[order]
-    ends = np.minimum(ends, np.append(starts[1:], np.inf))
-    columns = [
-        Column("start_time", "First frame of the window, in s.", starts),
-        Column("stop_time", "End of its last frame, in s.", ends),
-        Column("trial", "The trial: id in the trials table.", ids),
-    ]
-    return Table(f"{label}_trials", f"The windows of time that {label} was applied to.", columns, intervals=True)
-
-
-def _frame_step(result: InferenceResult, clock: Clock) -> float:
-    if result.sampling_rate is not None:
-        return 1.0 / result.sampling_rate
-    return float(np.median(np.diff(clock.times))) if len(clock.times) > 1 else 1.0
-
-
-def _history(result: InferenceResult, label: str) -> Table | None:
+def _history(result: InferenceResult) -> Table | None:
     history = result.model.get("objective_history")
     if history is None or np.size(history) == 0:
         return None
@@ -245,7 +143,7 @@ def _history(result: InferenceResult, label: str) -> Table | None:
         Column("iteration", "Number of the iteration, from 0.", np.arange(len(values))),
         Column("objective", "The objective that the fit maximises, after the iteration.", values),
     ]
-    return Table(f"{label}_objective_history", f"The course of the fit of {label}.", columns)
+    return Table("objective_history", "The course of the fit.", columns)
 
 
 # -- Parameters -------------------------------------------------------------------------------------------------------
@@ -289,6 +187,29 @@ def _sentence(text: str, key: str) -> str:
     return words if words.endswith((".", "!", "?")) else words + "."
 
 
+# -- As NWB objects ---------------------------------------------------------------------------------------------------
+
+
+def _built_series(series: Series, clock: Clock, place: Place, lender: NwbObject | None) -> NwbObject:
+    arguments: dict[str, Any] = {
+        "name": series.name,
+        "data": place.stored(series.values, clock.order),
+        "unit": series.unit,
+        "description": series.description,
+        **clock_arguments(clock, lender, place),
+    }
+    return nwb.RoiResponseSeries(rois=place.rois(), **arguments) if series.of_rois else nwb.TimeSeries(**arguments)
+
+
+def _built_table(table: Table, place: Place) -> NwbObject:
+    columns = [stored_column(c) for c in table.columns]
+    if table.intervals:
+        return nwb.TimeIntervals(name=table.name, description=table.description, columns=columns)
+    if table.of_rois:
+        columns = [place.rois("roi", "The ROI: its row in the plane segmentation."), *columns]
+    return nwb.DynamicTable(name=table.name, description=table.description, columns=columns)
+
+
 # -- Provenance -------------------------------------------------------------------------------------------------------
 
 
@@ -299,7 +220,7 @@ def _facts(
     told = ("objective_history", "hyperparameters")
     return {
         "name": label,
-        "contents": "; ".join(written),
+        "contents": json.dumps(written),
         "converged": result.converged,
         "sampling_rate": result.sampling_rate,
         "model": {k: v for k, v in model.items() if k not in told},
