@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nwb_calcium_lvm import Recording, S2SSpikeEstimator
+from nwb_calcium_lvm import OASISSpikeEstimator, Recording, S2SSpikeEstimator, read_results, write_nwb
 from nwb_calcium_lvm.exceptions import DataWarning
 from nwb_calcium_lvm.simulate import session
 from nwb_calcium_lvm.spikes.weights import available
@@ -61,6 +61,20 @@ def test_monotone_in_scale_and_deaf_to_shift(s2s):
     assert (np.diff(totals, axis=0) > 0).all()
     unknown = [s2s.transform(Recording(k * trace - 3, sampling_rate=30.0, units="unknown")) for k in (1.0, 1000.0)]
     np.testing.assert_allclose(unknown[0], unknown[1], atol=2e-3 * unknown[0].max())
+
+
+@pytest.mark.parametrize("kind", ["s2s", "oasis"])
+def test_results_and_networks_come_back_from_the_file(tmp_path, s2s, kind):
+    made = session(n_states=2, n_rois=3, duration=30.0, sampling_rate=30.0, indicator="gcamp6f", nu=1.0, random_state=0)
+    recording = made.recording()
+    estimator = s2s if kind == "s2s" else OASISSpikeEstimator().fit(recording)
+    result = estimator.infer(recording)
+    path = write_nwb(result, tmp_path / "spikes.nwb", source=recording)
+    back = read_results(path, type(estimator).__name__)
+    np.testing.assert_array_equal(back["firing_rates"], result["firing_rates"])
+    assert back.arrays["firing_rates"].unit == "Hz"
+    copy = type(estimator).from_nwb(path)
+    np.testing.assert_array_equal(copy.transform(recording), estimator.transform(recording))
 
 
 @pytest.mark.data

@@ -11,6 +11,7 @@ from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from nwb_calcium_lvm._core.base import CalciumEstimator
+from nwb_calcium_lvm._core.persistence import state_of
 from nwb_calcium_lvm.exceptions import DataError
 from nwb_calcium_lvm.metrics import ScoredSegment, SpikeScores, SpikeScoring, score_spikes
 from nwb_calcium_lvm.preprocessing import noise_level
@@ -153,6 +154,7 @@ class SpikeEstimator(TransformerMixin, CalciumEstimator):
             source=recording.source,
             metadata=recording.metadata,
             roi_metadata=recording.roi_metadata,
+            fitted=state_of(self),
         )
 
     def _parameters(self, recording: Recording) -> dict[str, NamedArray]:
