@@ -13,6 +13,7 @@ from pynwb.ophys import DfOverF, ImageSegmentation, OpticalChannel, RoiResponseS
 from scipy.io import loadmat
 from typer.testing import CliRunner
 
+from nwb_calcium_lvm import CalciumHMM, read_results
 from nwb_calcium_lvm.cli import app
 
 DATA = os.environ.get("NWB_CALCIUM_LVM_DATA")
@@ -40,11 +41,14 @@ def check(out, n_rois):
     assert not (errors[0] if isinstance(errors, tuple) else errors)
     assert messages_about_results(out) == []
     with NWBHDF5IO(str(out), "r") as io:
-        module = io.read().processing["ophys"]
-        rates, states = module["CalciumHMM_firing_rates"], module["CalciumHMM_states"]
+        found = io.read().processing["ophys"]["CalciumHMM"]
+        rates, states = found.inferred_roi_series["firing_rates"], found.inferred_series["states"]
         assert rates.data.shape == (states.data.shape[0], n_rois)
         assert np.isfinite(rates.data[:]).all()
         assert len(rates.rois) == n_rois
+    result = read_results(out, "CalciumHMM")
+    assert result["firing_rates"].shape[1] == n_rois
+    assert CalciumHMM.from_nwb(out).n_states == 2
     assert out.with_name(f"{out.stem}_CalciumHMM.png").stat().st_size > 10_000
 
 
