@@ -229,6 +229,14 @@ def test_what_has_no_time_in_nwb_is_kept_as_arrays(tmp_path: Path, what: str, ca
     assert validate(path=str(out)) == []
 
 
+def test_rois_of_several_planes_in_any_order(tmp_path: Path):
+    rec = read_nwb(files.odor_file(tmp_path / "a.nwb")).isel(roi=[8, 0, 4, 2, 7])
+    assert rec.source.series is not None
+    assert rec.source.series.count(" + ") == 2
+    result = result_of(rec)
+    assert_same(result, read_results(write_nwb(result), "CalciumHMM"))
+
+
 def test_planes_with_clocks_of_their_own_and_several_recordings(tmp_path: Path):
     series = [
         S("ophys/DfOverF/plane0", raw_traces(400, 3), table=0, facts={"rate": 10.0, "starting_time": 0.0}),
