@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -449,7 +450,11 @@ def test_values_of_every_kind(tmp_path: Path):
 # -- Killed -----------------------------------------------------------------------------------------------------------
 
 
+PATIENCE = 120  # s after which a writer that neither ends nor can be killed is a failure of its own
+
+
 def _sign_safely(path: Path, ready: Any) -> None:
+    faulthandler.dump_traceback_later(PATIENCE, exit=True)  # says where it hangs
     ready.set()
     write_safely(
         path,
@@ -467,13 +472,14 @@ def _kill(path: Path, delay: float | None) -> float:
     ready = spawn.Event()
     process = spawn.Process(target=_sign_safely, args=(path, ready))
     process.start()
-    ready.wait()
+    assert ready.wait(PATIENCE), f"the writer did not begin: {process}"
     start = time.perf_counter()
     if delay is not None:
         time.sleep(delay)
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
-    process.join()
+    process.join(2 * PATIENCE)
+    assert process.exitcode is not None, f"the writer neither ends nor can be killed: {process}"
     return time.perf_counter() - start
 
 
