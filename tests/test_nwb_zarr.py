@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import faulthandler
 import json
-import multiprocessing
 import os
 import pickle
 import shutil
-import signal
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,7 +29,6 @@ from nwb_calcium_lvm._core.coerce import coerce
 from nwb_calcium_lvm.cli._reading import Reading
 from nwb_calcium_lvm.exceptions import DataError, UnsafeFileError, WriteError
 from nwb_calcium_lvm.io import _zarr_pickle, describe_nwb, zarr_store
-from nwb_calcium_lvm.io._atomic import write_safely
 from nwb_calcium_lvm.io._classes import GenericDataChunkIterator
 from nwb_calcium_lvm.io._open import opened
 from nwb_calcium_lvm.io.zarr_store import export, format_of, is_store, remove, set_identifier, sign, wrap, write_new
@@ -445,76 +440,3 @@ def test_values_of_every_kind(tmp_path: Path):
                 read = np.asarray(data[()] if hasattr(data, "dtype") else data)
                 assert read.shape == np.shape(values), (path, name)
                 np.testing.assert_array_equal(read.astype(np.asarray(values).dtype), values, err_msg=f"{path} {name}")
-
-
-# -- Killed -----------------------------------------------------------------------------------------------------------
-
-
-PATIENCE = 120  # s after which a writer that neither ends nor can be killed is a failure of its own
-
-
-def _sign_safely(path: Path, ready: Any) -> None:
-    faulthandler.dump_traceback_later(PATIENCE, exit=True)  # says where it hangs
-    ready.set()
-    write_safely(
-        path,
-        base=path,
-        edit=lambda temporary: export(path, temporary, lambda n: sign(n, ("killed", "1")), to="zarr"),
-        check=lambda temporary: None,
-        extra_bytes=0,
-        copy_base=False,
-    )
-
-
-def _kill(path: Path, delay: float | None) -> float:
-    """Write in another process, kill it after a delay in s (or not at all), and say how long it took."""
-    spawn = multiprocessing.get_context("spawn")
-    ready = spawn.Event()
-    process = spawn.Process(target=_sign_safely, args=(path, ready))
-    process.start()
-    assert ready.wait(PATIENCE), f"the writer did not begin: {process}"
-    start = time.perf_counter()
-    if delay is not None:
-        time.sleep(delay)
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
-    process.join(2 * PATIENCE)
-    assert process.exitcode is not None, f"the writer neither ends nor can be killed: {process}"
-    return time.perf_counter() - start
-
-
-@pytest.mark.slow
-@pytest.mark.thorough
-@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
-def test_a_killed_writer_of_a_store_leaves_it_as_it_was_or_complete(store: Path, tmp_path: Path):
-    path = tmp_path / "a.zarr"
-    shutil.copytree(store, path)
-    before = _files(path)
-    whole = _kill(path, None)
-    with opened(path) as (nwbfile, _, _):
-        assert len(nwbfile.was_generated_by) == 1
-    outcomes = set()
-    for share in np.random.default_rng(0).uniform(0.1, 1.05, 12):
-        shutil.rmtree(path)
-        shutil.copytree(store, path)
-        _kill(path, share * whole)
-        found = _files(path)
-        outcomes.add(found == before)
-        if found != before:
-            with opened(path) as (nwbfile, _, _):
-                assert list(nwbfile.was_generated_by[0]) == ["killed", "1"]
-            assert_same_but_signature(store, path)
-    _kill(path, None)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
-    assert True in outcomes
-
-
-def _files(path: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
-
-
-def assert_same_but_signature(a: Path, b: Path) -> None:
-    one, other = (
-        {k: v for k, v in _files(p).items() if "was_generated_by" not in k and k != ".zmetadata"} for p in (a, b)
-    )
-    assert set(one) == set(other)
