@@ -1,10 +1,10 @@
 """Linear calcium behind measurement noise: forward and backward messages, and what they say of each frame's input.
 
-The calcium of a neuron is a state ``X_t`` of d numbers, ``X_t = A X_{t-1} + e u_t + q_t``, where the scalar input ``u_t``
-(spikes and process noise) enters the first of them, ``e = (1, 0, ..)``; a sample is ``y_t = b + h X_t + w_t`` with white
-noise of variance ``tau2``, and ``h e = 1``. Given a Gaussian stand-in for the law of every input (a *site*), all is
-Gaussian: a Kalman filter runs forward, an information filter backward, and together they give the *cavity* of an input,
-``Normal(u_t; mean, variance)``: what the whole trace says of it, its own law left out.
+The calcium of a neuron is a state ``X_t`` of d numbers, ``X_t = A X_{t-1} + e u_t + q_t``, where the scalar input
+``u_t`` (spikes and process noise) enters the first of them, ``e = (1, 0, ..)``; a sample is ``y_t = b + h X_t + w_t``
+with white noise of variance ``tau2``, and ``h e = 1``. Given a Gaussian stand-in for the law of every input (a *site*),
+all is Gaussian: a Kalman filter runs forward, an information filter backward, and together they give the *cavity* of an
+input, ``Normal(u_t; mean, variance)``: what the whole trace says of it, its own law left out.
 
 Matrices are kept as (d, d, N) and multiplied entry by entry: d is 1 to 3, and neurons are many.
 
@@ -122,7 +122,7 @@ def dynamics(
     return Dynamics(transition, drift, measurement_variance, baseline, vague)
 
 
-# -- One frame ----------------------------------------------------------------------------------------------------------
+# -- One frame --------------------------------------------------------------------------------------------------------
 
 
 def seen(parts: Array, drifts: bool) -> Array:
@@ -183,7 +183,7 @@ def _outer(a: Array) -> Array:
     return a[:, None] * a[None]
 
 
-# -- All frames ---------------------------------------------------------------------------------------------------------
+# -- All frames -------------------------------------------------------------------------------------------------------
 
 
 def messages(dyn: Dynamics, y: Array, observed: Array, starts: Array, sites: Sites) -> Messages:
@@ -208,7 +208,7 @@ def messages(dyn: Dynamics, y: Array, observed: Array, starts: Array, sites: Sit
     mean, covariance = _vector(predicted.mean), _matrix(predicted.covariance)
     precision, information = _matrix(precision), _vector(information)
     cavity_mean, cavity_variance = _cavity(mean, covariance, precision, information)
-    with_input = [[c for c in row] for row in covariance]
+    with_input = [list(row) for row in covariance]
     with_input[0][0] = with_input[0][0] + sites.variance
     moved = [mean[0] + sites.mean, *mean[1:]]
     calcium = _smoothed(moved, with_input, precision, information, drifts)
@@ -235,7 +235,7 @@ def _forward(dyn: Dynamics, y: Array, observed: Array, starts: Array, sites: Sit
 
 
 def _backward(dyn: Dynamics, y: Array, observed: Array, starts: Array, sites: Sites) -> tuple[Array, Array]:
-    """Return what a frame's sample and all later ones say of its state: precision (T, d, d, N), times mean (T, d, N)."""
+    """Return what a frame's sample and later ones say of its state: precision (T, d, d, N), and that times the mean."""
     drifts = dyn.drift is not None
     size, _, n_neurons = dyn.transition.shape
     h = jnp.zeros((size, 1), y.dtype).at[0].set(1.0)
@@ -272,7 +272,7 @@ def _forget(precision: Array, information: Array, i: int, mean: Any, variance: A
     return precision - _outer(column) * share, information - column * (share * information[i])
 
 
-# -- Where the two meet -------------------------------------------------------------------------------------------------
+# -- Where the two meet -----------------------------------------------------------------------------------------------
 
 Entries = list[Array]
 Rows = list[list[Array]]

@@ -1,7 +1,8 @@
 """What a Poisson law of spikes makes of a Gaussian belief about a frame's input, spike counts summed over a window.
 
-The input is ``u = c s + noise``, ``s ~ Poisson(lambda)``, noise of variance ``sigma2 + s omega2``; all else that is known
-of it is ``Normal(u; e, V)``. The evidence is ``sum_r Normal(e; c r, S_r) Poisson(r; lambda)``, ``S_r = V + sigma2 + r omega2``.
+The input is ``u = c s + noise``, ``s ~ Poisson(lambda)``, noise of variance ``sigma2 + s omega2``; all else that is
+known of it is ``Normal(u; e, V)``. The evidence is ``sum_r Normal(e; c r, S_r) Poisson(r; lambda)`` with
+``S_r = V + sigma2 + r omega2``.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def _mode(mean: Array, total: Array, log_rate: Array, amplitude: Array) -> Array
 
 
 def _alike(window: int, mean: Array, total: Array, log_rate: Array, amplitude: Array) -> Tilted:
-    """Sum by ratios of neighbouring terms, ``term_{r+1} / term_r = exp(g - k r) / (r + 1)``: two exponentials in all."""
+    """Sum by ratios of neighbours, ``term_{r+1} / term_r = exp(g - k r) / (r + 1)``: two exponentials in all."""
     mode = _mode(mean, total, log_rate, amplitude)
     clearness = amplitude**2 / total
     step = jnp.exp(-clearness)

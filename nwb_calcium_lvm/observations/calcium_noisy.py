@@ -1,13 +1,14 @@
 """Autoregressive calcium with the spike counts summed out, seen through measurement noise.
 
-``x_t = sum_i alpha_i x_{t-i} + c s_t + eps_t``, ``s_t ~ Poisson(lambda_t)``, ``eps_t ~ Normal(0, sigma2 + s_t omega2)``,
-``y_t = x_t + b + w_t``, ``w_t ~ Normal(0, tau2)``. Noise on top of calcium, such as that of photons, does not decay with
-it, so the density of a sample depends on all of its past. Two approximations, both exact as ``tau2`` goes to 0:
+``x_t = sum_i alpha_i x_{t-i} + c s_t + eps_t``, ``s_t ~ Poisson(lambda_t)``,
+``eps_t ~ Normal(0, sigma2 + s_t omega2)``, ``y_t = x_t + b + w_t``, ``w_t ~ Normal(0, tau2)``. Noise on top of calcium,
+such as that of photons, does not decay with it, so the density of a sample depends on all of its past. Two
+approximations, both exact as ``tau2`` goes to 0:
 
-- `log_likelihood` filters: after every frame the belief about calcium is replaced by the normal distribution of the same
-  mean and variance (assumed-density filtering). The product over frames is a normalised density of the trace.
-- `posterior_counts` and `posterior` look at the whole trace (expectation propagation): the law of every frame's input is
-  replaced by a normal one, refined in turn until the posterior's moments agree.
+- `log_likelihood` filters: after every frame the belief about calcium is replaced by the normal distribution of the
+  same mean and variance (assumed-density filtering). The product over frames is a normalised density of the trace.
+- `posterior_counts` and `posterior` look at the whole trace (expectation propagation): the law of every frame's input
+  is replaced by a normal one, refined in turn until the posterior's moments agree.
 
 See ``docs/measurement_noise.md`` for the accuracy of both.
 """
@@ -94,7 +95,7 @@ class Posterior(NamedTuple):
     log_evidence: Array
 
 
-# -- Filtering ----------------------------------------------------------------------------------------------------------
+# -- Filtering --------------------------------------------------------------------------------------------------------
 
 
 def log_likelihood(
@@ -178,7 +179,7 @@ def filtered(
     return out._replace(log_evidence=jnp.where(scored, out.log_evidence, 0.0))
 
 
-# -- The whole trace ----------------------------------------------------------------------------------------------------
+# -- The whole trace --------------------------------------------------------------------------------------------------
 
 
 @partial(jax.jit, static_argnames=("window", "passes"))
@@ -245,7 +246,7 @@ def expected_counts(
     return posterior(y, log_rate, params, mask, starts=starts, window=window).count_mean
 
 
-# -- Sites --------------------------------------------------------------------------------------------------------------
+# -- Sites ------------------------------------------------------------------------------------------------------------
 
 
 def first_sites(params: CalciumNoisyParams, rate: Array) -> Sites:
@@ -283,7 +284,7 @@ def evidence_of_sites(found: Messages, sites: Sites, observed: Array, scored: Ar
     return jnp.where(observed & scored, ahead, 0.0) - apart
 
 
-# -- Parts --------------------------------------------------------------------------------------------------------------
+# -- Parts ------------------------------------------------------------------------------------------------------------
 
 
 def _prepare(
@@ -338,7 +339,7 @@ def _scored(observed: Array, marked: Array, order: int) -> Array:
     return observed & (running - before_segment > order)
 
 
-# -- Drawing and free parameters ----------------------------------------------------------------------------------------
+# -- Drawing and free parameters --------------------------------------------------------------------------------------
 
 
 def sample(key: Array, log_rate: ArrayLike, params: CalciumNoisyParams, *, starts: ArrayLike | None = None) -> Sample:
