@@ -81,8 +81,12 @@ class Posterior(NamedTuple):
     ----------
     count_mean, count_variance : array
         Spikes per frame.
+    input_mean : array
+        What enters calcium in the frame, spikes and noise inside the autoregression, in units of the trace.
     calcium_mean, calcium_variance : array
         Of the trace without measurement noise, baseline included, in units of the trace.
+    cavity_mean, cavity_variance : array
+        What is known of the input but for its own law, a normal density, in units of the trace.
     log_evidence : array
         Contributions of the frames to the log density of the trace by expectation propagation, nats. Their sum is
         closer to the truth than `log_likelihood`'s, but not that of a normalised density.
@@ -90,8 +94,11 @@ class Posterior(NamedTuple):
 
     count_mean: Array
     count_variance: Array
+    input_mean: Array
     calcium_mean: Array
     calcium_variance: Array
+    cavity_mean: Array
+    cavity_variance: Array
     log_evidence: Array
 
 
@@ -164,11 +171,15 @@ def filtered(
         state = jax.tree.map(lambda a, b: jnp.where(is_seen, a, b), with_sample, without)
         level = space.seen(state.mean, drifts) + params.baseline
         spread = space.seen(space.seen(state.covariance, drifts), drifts)
+        expected, _ = _input_moments(params, rate)
         out = Posterior(
             jnp.where(is_seen, tilted.count_mean, rate),
             jnp.where(is_seen, tilted.count_variance, rate),
+            jnp.where(is_seen, error + variance * tilted.slope, expected),
             level,
             jnp.maximum(spread, 0.0),
+            error,
+            variance,
             jnp.where(is_seen, tilted.log_evidence, 0.0),
         )
         return state, out
@@ -213,8 +224,11 @@ def posterior(
     return Posterior(
         tilted.count_mean,
         tilted.count_variance,
+        found.cavity_mean + found.cavity_variance * tilted.slope,
         found.calcium_mean + params.baseline,
         found.calcium_variance,
+        found.cavity_mean,
+        found.cavity_variance,
         tilted.log_evidence + evidence_of_sites(found, sites, observed, scored),
     )
 

@@ -15,19 +15,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import NDArray
+from scipy.special import gammaln
 
 from nwb_calcium_lvm.observations import calcium_noisy, starting
 from nwb_calcium_lvm.observations._climb import descend
 from nwb_calcium_lvm.observations.autoregression import stable_ar, unconstrain_ar
-from nwb_calcium_lvm.observations.calcium_noisy import CalciumNoisyParams
+from nwb_calcium_lvm.observations.calcium_noisy import CalciumNoisyParams, Posterior
+from nwb_calcium_lvm.observations.pieces import Cut, Pieces, bucket
 
 log = logging.getLogger(__name__)
 
-_PIECES = (128, 256, 512, 1024)  # frames
+_LENGTHS = (128, 256, 512, 1024)  # frames of a piece
 _BEFORE = 64  # frames before each piece that are filtered and not scored
 _LANES = 2048  # pieces side by side
 _FLOOR = 1e-7  # of variances, in variances of the trace
 _STEP = 1e-3  # of the differences of gradients that give standard errors
+_SETTLE = 256  # frames on each side of a piece that is smoothed
+_SAMPLES = 2_000_000  # smoothed side by side, some 30 numbers each
 _WINDOW = 9  # counts summed; noise of sd up to a spike
 
 
@@ -76,6 +80,19 @@ class CellFit(NamedTuple):
     n_calls: int
 
 
+class CellPosterior(NamedTuple):
+    """What whole traces say, each (time, roi): the fields of `calcium_noisy.Posterior`, as NumPy arrays."""
+
+    count_mean: NDArray[np.floating]
+    count_variance: NDArray[np.floating]
+    input_mean: NDArray[np.floating]
+    calcium_mean: NDArray[np.floating]
+    calcium_variance: NDArray[np.floating]
+    cavity_mean: NDArray[np.floating]
+    cavity_variance: NDArray[np.floating]
+    log_evidence: NDArray[np.floating]
+
+
 class Layout(NamedTuple):
     """Which columns of the unknowns (N, P) hold what; static. Optional ones are -1."""
 
@@ -88,16 +105,6 @@ class Layout(NamedTuple):
     def size(self) -> int:
         """Number of unknowns of a cell."""
         return self.order + 4 + (self.rate >= 0) + (self.vary >= 0) + (self.drift >= 0)
-
-
-class Pieces(NamedTuple):
-    """Cut traces, frames first: (frame, piece, N), and which frames are scored, (frame, piece)."""
-
-    y: Array
-    observed: Array
-    log_rate: Array
-    starts: Array
-    scored: Array
 
 
 def fit_cells(
@@ -153,17 +160,17 @@ def fit_cells(
     with jax.enable_x64(True):
         scaled, middle, sd = starting.standardise(np.asarray(y, float), mask)
         if start is None:
-            begin, rate = start_cells(scaled, mask, first, ar_order, vary_amplitude=vary_amplitude, drift=drift)
+            begin, rate = start_cells(scaled, mask, first, ar_order, prior, vary_amplitude=vary_amplitude, drift=drift)
         else:
             begin, rate = _rescaled(start, -middle / sd, 1.0 / sd), np.full(y.shape[1], 0.05)
         layout = _layout(ar_order, log_rate is None, vary_amplitude, drift)
         unknowns = _pack(begin, np.log(rate), layout)
         n_rois = y.shape[1]
-        cut = _Cut(len(y), first, max_frames)
+        cut = Cut(len(y), first, _LENGTHS, _BEFORE, max_frames=max_frames)
         block = max(1, _LANES // cut.n_pieces)
         found = [
             _fit_block(
-                cut.pieces(scaled, mask, log_rate, np.arange(a, min(a + block, n_rois)), min(block, _bucket(n_rois))),
+                cut.take(scaled, mask, log_rate, np.arange(a, min(a + block, n_rois)), min(block, bucket(n_rois))),
                 unknowns[a : a + block],
                 layout,
                 prior,
@@ -193,6 +200,7 @@ def start_cells(
     mask: NDArray[np.bool_],
     first: NDArray[np.integer],
     ar_order: int,
+    prior: CellPrior,
     *,
     vary_amplitude: bool = False,
     drift: bool = False,
@@ -202,10 +210,7 @@ def start_cells(
     The autoregression from autocovariances at lags that white noise leaves alone; the noise of the residual from its
     lower half, split by its autocovariance at lag 1, ``-alpha tau2``; amplitude and rate from variance and skew above.
     """
-    ar_coefs = starting.ar_start(y, mask, first, ar_order)
-    slowest = np.array([np.max(np.abs(np.roots(np.concatenate([[1.0], -a]))), initial=0.0) for a in ar_coefs])
-    flat = slowest < 0.3  # nothing lasts: the slope of the autocovariance was noise
-    ar_coefs[flat] = -np.poly(np.array([0.8, 0.2][:ar_order]))[1:]
+    ar_coefs = np.array([_within(coefs, prior) for coefs in starting.ar_start(y, mask, first, ar_order)])
     e, kept = starting.residual(y, mask, first, ar_coefs)
     intercept, amplitude, noise = starting.spike_start(e, kept)
     centred = np.where(kept, e - e.sum(axis=0) / np.maximum(kept.sum(axis=0), 1), 0.0).astype(float)
@@ -227,6 +232,103 @@ def start_cells(
         np.full(len(amplitude), 1e-5) if drift else None,
     )
     return params, rate
+
+
+@partial(jax.jit, static_argnames="window")
+def _posterior(pieces: Pieces, log_rate: Array, params: CalciumNoisyParams, window: int) -> Posterior:
+    def one(y: Array, observed: Array, log_rate: Array, starts: Array) -> Posterior:
+        return calcium_noisy.posterior(y, log_rate, params, observed, starts=starts, window=window)
+
+    return jax.vmap(one, in_axes=1, out_axes=1)(pieces.y, pieces.observed, log_rate, pieces.starts)
+
+
+def infer_cells(
+    y: NDArray[np.floating],
+    mask: NDArray[np.bool_],
+    first: NDArray[np.integer],
+    params: CalciumNoisyParams,
+    log_rate: NDArray[np.floating],
+    *,
+    window: int = calcium_noisy.WINDOW,
+) -> CellPosterior:
+    """Return spike counts and calcium given whole traces, as float32 arrays (time, roi).
+
+    Parameters
+    ----------
+    y, mask, first
+        As in :func:`fit_cells`.
+    params : CalciumNoisyParams
+        In units of the traces.
+    log_rate : ndarray, shape (roi,) or (time, roi)
+        Log of the expected spikes per frame.
+    window : int
+        Number of counts summed.
+    """
+    n_frames, n_rois = y.shape
+    cut = Cut(n_frames, first, (256, 1024, 4096), _SETTLE, _SETTLE)
+    block = max(1, _SAMPLES // (cut.n_pieces * len(cut.frames)))
+    per_frame = np.broadcast_to(log_rate, y.shape)
+    out = [np.empty(y.shape, np.float32) for _ in CellPosterior._fields]
+    with jax.enable_x64(True):
+        for a in range(0, n_rois, block):
+            rois = np.arange(a, min(a + block, n_rois))
+            width = min(block, bucket(n_rois))
+            pieces = cut.take(np.asarray(y, float), mask, per_frame, rois, width)
+            padded = np.concatenate([rois, np.full(width - len(rois), rois[-1])])
+            found = _posterior(pieces, pieces.log_rate, jax.tree.map(lambda p, at=padded: p[at], params), window)
+            for target, part in zip(out, found, strict=True):
+                target[:, rois] = cut.join(np.asarray(part))[:, : len(rois)]
+    return CellPosterior(*out)
+
+
+def _within(ar_coefs: NDArray[np.floating], prior: CellPrior) -> NDArray[np.floating]:
+    """Move the time constants to within a factor of 5 of what is believed; the rise, which noise hides, right there."""
+    poles = np.sort(np.roots(np.concatenate([[1.0], -ar_coefs])).real)[::-1]
+    poles = np.concatenate([poles, np.zeros(len(ar_coefs) - len(poles))])
+    decay = np.exp(prior.decay[0])
+    poles[0] = np.clip(poles[0], np.exp(-5.0 / decay), np.exp(-0.2 / decay))
+    if len(poles) > 1:
+        poles[1] = min(np.exp(-1.0 / np.exp(prior.rise[0])), 0.9 * poles[0])
+    return -np.poly(poles)[1:]
+
+
+def count_limits(
+    posterior: CellPosterior, params: CalciumNoisyParams, log_rate: NDArray[np.floating], alpha: float
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Return the ends of a central interval of the spike counts that holds at least 1 - alpha, each (time, roi).
+
+    The posterior of a count is the product of its Poisson law and the cavity, which :func:`infer_cells` returns.
+
+    Parameters
+    ----------
+    posterior : CellPosterior
+    params : CalciumNoisyParams
+    log_rate : ndarray, shape (roi,)
+    alpha : float
+        Share outside.
+    """
+    mean, total = np.asarray(posterior.cavity_mean, float), np.asarray(posterior.cavity_variance, float)
+    total = total + np.asarray(params.noise_variance)
+    varied = 0.0 if params.amplitude_variance is None else np.asarray(params.amplitude_variance)
+    amplitude = np.asarray(params.spike_amplitude)
+    largest = int(np.ceil(np.max(posterior.count_mean + 6.0 * np.sqrt(posterior.count_variance) + 2.0)))
+
+    def log_weight(count: int) -> NDArray[np.floating]:
+        spread = total + count * varied
+        poisson = count * log_rate - gammaln(count + 1.0)
+        return poisson - 0.5 * ((mean - amplitude * count) ** 2 / spread + np.log(spread))
+
+    reference = log_weight(0)
+    for count in range(1, largest + 1):
+        reference = np.maximum(reference, log_weight(count))
+    whole = sum(np.exp(log_weight(count) - reference) for count in range(largest + 1))
+    low, high = np.full(mean.shape, np.nan), np.full(mean.shape, float(largest))
+    share = np.zeros(mean.shape)
+    for count in range(largest + 1):
+        share = share + np.exp(log_weight(count) - reference) / whole
+        low = np.where(np.isnan(low) & (share >= alpha / 2), count, low)
+        high = np.where((share >= 1 - alpha / 2) & (high > count), count, high)
+    return low, high
 
 
 # -- Unknowns ---------------------------------------------------------------------------------------------------------
@@ -280,60 +382,6 @@ def _rescaled(params: CalciumNoisyParams, shift: Any, scale: Any) -> CalciumNois
     )
 
 
-# -- Pieces -----------------------------------------------------------------------------------------------------------
-
-
-class _Cut:
-    """Where traces are cut."""
-
-    def __init__(self, n_frames: int, first: NDArray[np.integer], max_frames: int):
-        self.length = next((n for n in _PIECES if n >= n_frames), _PIECES[-1])
-        every = np.arange(0, n_frames, self.length)
-        wanted = min(len(every), max(1, max_frames // self.length))
-        begins = every[np.linspace(0, len(every) - 1, wanted).round().astype(int)]
-        self.n_pieces = _bucket(len(begins))
-        frames = begins + np.arange(-_BEFORE, self.length)[:, None]
-        frames = np.pad(frames, ((0, 0), (0, self.n_pieces - len(begins))), constant_values=-1)
-        self.inside = (frames >= 0) & (frames < n_frames)
-        self.frames = np.clip(frames, 0, n_frames - 1)
-        marked = np.zeros(n_frames, bool)
-        marked[first] = True
-        # A piece that begins in the middle of a segment begins anew where its first frames are.
-        self.starts = marked[self.frames] & self.inside
-        self.starts[0] = True
-        self.scored = self.inside.copy()
-        self.scored[:_BEFORE] = False
-
-    def pieces(
-        self,
-        y: NDArray[np.floating],
-        mask: NDArray[np.bool_],
-        log_rate: NDArray[np.floating] | None,
-        rois: NDArray[np.integer],
-        width: int,
-    ) -> Pieces:
-        """Return the pieces of some cells, padded to ``width`` cells."""
-        rois = np.concatenate([rois, np.full(max(0, width - len(rois)), rois[-1])])
-        take = (self.frames[:, :, None], rois[None, None, :])
-        observed = mask[take] & self.inside[:, :, None]
-        rate = np.zeros((1, 1, 1)) if log_rate is None else np.asarray(log_rate)[take]
-        return Pieces(
-            jnp.asarray(np.where(observed, y[take], 0.0)),
-            jnp.asarray(observed),
-            jnp.asarray(rate),
-            jnp.asarray(self.starts),
-            jnp.asarray(self.scored),
-        )
-
-
-def _bucket(n: int) -> int:
-    """Return the next of 1, 2, 3, 4, 6, 8, 12, 16 ..: few sizes, few compilations."""
-    power = 1
-    while 2 * power < n:
-        power *= 2
-    return n if n <= 4 else (3 * power // 2 if n <= 3 * power // 2 else 2 * power)
-
-
 # -- The function that is minimised -----------------------------------------------------------------------------------
 
 
@@ -354,7 +402,7 @@ def _fit_block(
         value, gradient = _value_and_gradient(jnp.asarray(at), pieces, around, layout, prior)
         return np.asarray(value), np.asarray(gradient)
 
-    n_samples = np.maximum(np.asarray((pieces.observed & pieces.scored[:, :, None]).sum(axis=(0, 1))), 1)
+    n_samples = np.maximum(np.asarray((pieces.observed & pieces.inner[:, :, None]).sum(axis=(0, 1))), 1)
     found = descend(function, padded, tolerance * n_samples, max_calls)
     log.debug("%d cells in %d calls, %d settled", n_cells, found.n_calls, found.settled[:n_cells].sum())
     curvature = _curvature(function, found.unknowns) if errors else np.zeros((width, 0))
@@ -388,12 +436,12 @@ def _negative_likelihood(unknowns: Array, pieces: Pieces, layout: Layout) -> Arr
     n_frames, n_pieces, n_cells = pieces.y.shape
     log_rate = pieces.log_rate if rate is None else rate
 
-    def one(y: Array, observed: Array, log_rate: Array, starts: Array, scored: Array) -> Array:
+    def one(y: Array, observed: Array, log_rate: Array, starts: Array, inner: Array) -> Array:
         nats = calcium_noisy.log_likelihood(y, log_rate, params, observed, starts=starts, window=_WINDOW)
-        return -jnp.where(scored[:, None], nats, 0.0).sum(axis=0)
+        return -jnp.where(inner[:, None], nats, 0.0).sum(axis=0)
 
     log_rate = jnp.broadcast_to(log_rate, (n_frames, n_pieces, n_cells))
-    return jax.vmap(one, in_axes=1)(pieces.y, pieces.observed, log_rate, pieces.starts, pieces.scored).sum(axis=0)
+    return jax.vmap(one, in_axes=1)(pieces.y, pieces.observed, log_rate, pieces.starts, pieces.inner).sum(axis=0)
 
 
 def _log_prior(unknowns: Array, around: Array, layout: Layout, prior: CellPrior) -> Array:
