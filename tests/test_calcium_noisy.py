@@ -114,8 +114,8 @@ def test_little_noise_is_exact(order: int):
 @pytest.mark.parametrize(
     ("order", "sd", "typical", "worst"),
     [
-        # Over 8 traces: nats by filter and by EP, EP's mean and variance of counts, the filter's last count. The largest
-        # errors are of frames where two histories of spikes explain a trace about as well.
+        # Over 8 traces: nats by filter and by EP, EP's mean and variance of counts, the filter's last count. The
+        # largest errors are of frames where two histories of spikes explain a trace about as well.
         (1, 0.2, [0.15, 0.02, 0.02, 0.02, 0.02], [0.7, 0.6, 0.5, 0.3, 0.1]),
         (1, 1.0, [0.04, 0.02, 0.005, 0.01, 0.01], [0.15, 0.02, 0.01, 0.02, 0.05]),
         (2, 0.2, [0.30, 0.10, 0.08, 0.06, 0.02], [0.9, 0.9, 0.75, 0.3, 0.25]),

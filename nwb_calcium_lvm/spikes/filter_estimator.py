@@ -52,7 +52,7 @@ class FilterSpikeEstimator(SpikeEstimator):
     read_out : {"influx", "counts"}, default "influx"
         Rates from what enters calcium, over the amplitude of a spike, which also knows how large an event was; or from
         the expected counts.
-    lag : float, default -0.03
+    lag : float, default -0.05
         Moves the output later by this many s. Frames are averages of what came before their time stamp, and the rise of
         an indicator begins more slowly than the model's.
     smoothing : float, default 0.05
@@ -134,7 +134,7 @@ class FilterSpikeEstimator(SpikeEstimator):
         vary_amplitude: bool = True,
         drift: bool = False,
         read_out: str = "influx",
-        lag: float = -0.03,
+        lag: float = -0.05,
         smoothing: float = 0.05,
         clock: float = 30.0,
         standard_errors: bool = False,
