@@ -3,8 +3,8 @@
     NWB_CALCIUM_LVM_DATA=FOLDER python benchmarks/filter_ground_truth.py --neurons 5
 
 FOLDER holds ground_truth/ in CASCADE's layout. Of every data set some neurons, drawn once, are scored by the rules of
-``metrics.spikes``: FilterSpikeEstimator as it is (one lag and one smoothing for all sets), OASIS and Suite2p's variant of
-it as they are, and both 50 ms earlier and smoothed by 50 ms. Nothing is chosen on a set. Settings of the filter were
+``metrics.spikes``: FilterSpikeEstimator as it is (one lag and one smoothing for all sets), OASIS and Suite2p's variant
+of it as they are, and both 50 ms earlier and smoothed by 50 ms. Nothing is chosen on a set. Settings of the filter were
 compared on a few neurons of DS01, DS03, DS05, DS12, DS17 and DS21; those rows are marked.
 
 Held-out likelihood: parameters from the first half of each recording, nats per frame on the second half; the filter's
@@ -143,6 +143,7 @@ def main():
     args = args.parse_args()
     warnings.simplefilter("ignore")
     path = (args.out or RESULTS) / "filter_ground_truth.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     if not args.show:
         run(args, path)
     show(path)
