@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from nwb_calcium_lvm.hmm import em
-from nwb_calcium_lvm.hmm.data import pack, scored
+from nwb_calcium_lvm.hmm.data import pack
+from nwb_calcium_lvm.observations.starting import scored
 from nwb_calcium_lvm.hmm.emissions import CalciumEmission, GaussianEmission, PoissonEmission, calcium, gaussian, poisson
 from nwb_calcium_lvm.hmm.inference import Chain
 

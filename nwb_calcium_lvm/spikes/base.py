@@ -137,11 +137,16 @@ class SpikeEstimator(TransformerMixin, CalciumEstimator):
         rates = self._checked_rates(recording)
         dims = ("time", "roi")
         expected = rates * frame_durations(recording)[:, None]
+        arrays = {
+            "firing_rates": NamedArray(rates, dims, "Hz", "Spikes per second."),
+            "expected_spikes": NamedArray(expected, dims, "spikes", "Expected number of spikes in each frame."),
+        }
+        return self._result(recording, arrays)
+
+    def _result(self, recording: Recording, arrays: dict[str, NamedArray]) -> InferenceResult:
+        """Return the result that holds these arrays."""
         return InferenceResult(
-            arrays={
-                "firing_rates": NamedArray(rates, dims, "Hz", "Spikes per second."),
-                "expected_spikes": NamedArray(expected, dims, "spikes", "Expected number of spikes in each frame."),
-            },
+            arrays=arrays,
             parameters=self._parameters(recording),
             time=recording.timestamps,
             time_unit="s",
@@ -150,7 +155,7 @@ class SpikeEstimator(TransformerMixin, CalciumEstimator):
             roi_ids=recording.roi_ids,
             segments=recording.segments,
             model=self._about(),
-            converged=True,
+            converged=bool(np.all(getattr(self, "converged_", True))),
             source=recording.source,
             metadata=recording.metadata,
             roi_metadata=recording.roi_metadata,
