@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "CalciumHMM": "hmm",
+    "FilterSpikeEstimator": "spikes",
     "Indicator": "indicators",
     "InferenceResult": "result",
     "OASISSpikeEstimator": "spikes",

@@ -61,14 +61,14 @@ def test_training_again_goes_on_from_its_checkpoints(truth, weights):
     assert weights.read_bytes() == before
 
 
-@pytest.mark.parametrize("model", ["s2s", "oasis"])
+@pytest.mark.parametrize("model", ["s2s", "filter", "oasis"])
 def test_rates_of_an_nwb_file(model, weights, recording, tmp_path):
     out = tmp_path / "rates.nwb"
     options = ["--weights", weights] if model == "s2s" else []
     done = run("spikes", recording, "--model", model, "-o", out, *options)
     assert done.exit_code == 0, done.output
     assert "Rates of 5 of 5 ROIs" in done.output
-    name = "S2SSpikeEstimator" if model == "s2s" else "OASISSpikeEstimator"
+    name = {"s2s": "S2SSpikeEstimator", "filter": "FilterSpikeEstimator", "oasis": "OASISSpikeEstimator"}[model]
     rates = read_results(out, name).arrays["firing_rates"]
     assert rates.unit == "Hz"
     assert np.shape(rates.values) == (450, 5)
@@ -95,8 +95,8 @@ def test_a_dry_run_writes_nothing(weights, recording, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model", "mlspike"], "expected one of s2s, oasis"),
-        (["--model", "oasis", "--weights", "x.npz"], "deconvolution has none"),
+        (["--model", "mlspike"], "expected one of s2s, filter, oasis"),
+        (["--model", "oasis", "--weights", "x.npz"], "oasis has none"),
         (["--in-place", "-o", "x.nwb"], "exclude each other"),
     ],
 )

@@ -15,6 +15,7 @@ from nwb_calcium_lvm.result import FittedState
 # Only these classes are ever built from a file, whatever the file says.
 _CLASSES = {
     "CalciumHMM": "nwb_calcium_lvm.hmm",
+    "FilterSpikeEstimator": "nwb_calcium_lvm.spikes",
     "OASISSpikeEstimator": "nwb_calcium_lvm.spikes",
     "S2SSpikeEstimator": "nwb_calcium_lvm.spikes",
 }

@@ -176,7 +176,9 @@ def fit_hmm(
 @app.command()
 def spikes(
     path: Source,
-    model: Annotated[str, typer.Option(help="s2s (trained networks) or oasis (deconvolution).")] = "s2s",
+    model: Annotated[
+        str, typer.Option(help="s2s (trained networks), filter (model of calcium, spikes and noise) or oasis.")
+    ] = "s2s",
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="NWB file to write. Default: SOURCE_calcium_lvm.nwb, beside the source."),
@@ -185,7 +187,9 @@ def spikes(
     weights: Annotated[
         str | None, typer.Option(help="Weights of s2s: a name, or a file that train-s2s wrote. Default: default.")
     ] = None,
-    lag: Annotated[float, typer.Option(help="Move rates later by this many seconds.")] = 0.0,
+    lag: Annotated[
+        float | None, typer.Option(help="Move rates later by this many seconds. Default: that of the model.")
+    ] = None,
     plane: Plane = None,
     series: Series = None,
     sampling_rate: Rate = None,

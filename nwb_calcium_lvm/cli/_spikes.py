@@ -20,20 +20,21 @@ from nwb_calcium_lvm.exceptions import DataError, NameClashError
 from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.result import InferenceResult, NamedArray
 
-MODELS = ("s2s", "oasis")
+MODELS = ("s2s", "filter", "oasis")
 
 
-def spike_estimator(model: str, weights: str | None, lag: float) -> Any:
-    """Return the estimator of that name, ready to be fitted or used."""
-    from nwb_calcium_lvm.spikes import OASISSpikeEstimator, S2SSpikeEstimator
+def spike_estimator(model: str, weights: str | None, lag: float | None) -> Any:
+    """Return the estimator of that name, ready to be fitted or used; ``lag`` None for its own default."""
+    from nwb_calcium_lvm.spikes import FilterSpikeEstimator, OASISSpikeEstimator, S2SSpikeEstimator
 
     if model not in MODELS:
         raise typer.BadParameter(f"--model {model}: expected one of {', '.join(MODELS)}.")
-    if model == "oasis":
-        if weights is not None:
-            raise typer.BadParameter("--weights is for --model s2s: deconvolution has none.")
-        return OASISSpikeEstimator(lag=lag)
-    return S2SSpikeEstimator.from_pretrained(weights or "default", lag=lag)
+    options = {} if lag is None else {"lag": lag}
+    if model == "s2s":
+        return S2SSpikeEstimator.from_pretrained(weights or "default", **options)
+    if weights is not None:
+        raise typer.BadParameter(f"--weights is for --model s2s: {model} has none.")
+    return FilterSpikeEstimator(**options) if model == "filter" else OASISSpikeEstimator(**options)
 
 
 def run_spikes(reading: Reading, estimator: Any, output: Output, say: Say, *, dry_run: bool = False) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted
 
 from nwb_calcium_lvm._recording_checks import shorten
 from nwb_calcium_lvm.exceptions import DataError, DataWarning
@@ -22,6 +23,7 @@ from nwb_calcium_lvm.spikes.inputs import check_units, take
 from nwb_calcium_lvm.spikes.shifts import moved_and_smoothed
 
 READ_OUTS = ("influx", "counts")
+_ERROR_OF = "standard_error_of_"  # on disk, before the name of a parameter
 _SHORTEST = 20  # frames without which no parameter can be found
 
 
@@ -169,7 +171,13 @@ class FilterSpikeEstimator(SpikeEstimator):
             Trial of each frame of a 2-D array.
         """
         self._check_parameters()
-        recording = self._only_one(take(self, X, groups=groups))
+        given = take(self, X, groups=groups)
+        if given.is_list:
+            raise DataError(
+                f"X is a list of {len(given.items)} Recordings, and their ROIs have parameters of their own. Fit one "
+                f"{type(self).__name__} to each of them."
+            )
+        recording = given.items[0].recording
         self._check(recording)
         usable = np.flatnonzero(recording.usable)
         if len(usable) == 0:
@@ -232,6 +240,18 @@ class FilterSpikeEstimator(SpikeEstimator):
                 ConvergenceWarning,
                 stacklevel=3,
             )
+
+    def _to_save(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        parameters, fitted = super()._to_save()
+        errors = fitted.pop("errors_")
+        return parameters, fitted | {f"{_ERROR_OF}{name}_": values for name, values in errors.items()}
+
+    @classmethod
+    def _restore(cls, parameters: dict[str, Any], fitted: dict[str, Any]) -> Self:
+        errors = {k: v for k, v in fitted.items() if k.startswith(_ERROR_OF)}
+        made = super()._restore(parameters, {k: v for k, v in fitted.items() if k not in errors})
+        made.errors_ = {k.removeprefix(_ERROR_OF).removesuffix("_"): v for k, v in errors.items()}
+        return made
 
     def _check_parameters(self) -> None:
         if self.ar_order not in (1, 2):
@@ -318,8 +338,10 @@ class FilterSpikeEstimator(SpikeEstimator):
         """
         if not 0 < alpha < 1:
             raise DataError(f"alpha={alpha!r} is not a share. Expected a number between 0 and 1, such as 0.1.")
+        check_is_fitted(self)
         given = take(self, X, groups=groups)
         recording = self._only_one(given)
+        self._check(recording)
         found = self._infer(recording)
         if found.clock.edges is not None:
             raise DataError(
@@ -337,6 +359,7 @@ class FilterSpikeEstimator(SpikeEstimator):
 
     def infer(self, X: Any, *, groups: Any = None) -> InferenceResult:
         """Return rates, expected spikes, denoised calcium and parameters, ready to be written to NWB."""
+        check_is_fitted(self)
         recording = self._only_one(take(self, X, groups=groups))
         self._check(recording)
         found = self._infer(recording)
