@@ -60,8 +60,9 @@ def descend(
         usable = np.isfinite(new_value) & np.isfinite(new_gradient).all(axis=1)
         slope = np.einsum("ni,ni->n", gradient, step)
         better = usable & (new_value <= value + _ARMIJO * slope)
-        inverse = _bfgs(inverse, step, np.where(usable[:, None], new_gradient - gradient, 0.0), fresh)
-        fresh &= ~usable
+        # Not from steps that are taken back: curvature far from here, where a step went too far, spoils what is known.
+        inverse = _bfgs(inverse, step, np.where(better[:, None], new_gradient - gradient, 0.0), fresh)
+        fresh &= ~better
         gain = np.where(better, value - new_value, np.inf)
         full = share >= 1.0
         settled |= (better & full & (gain < tolerance)) | (~better & (share < _SHORTEST))

@@ -311,7 +311,8 @@ def count_limits(
     total = total + np.asarray(params.noise_variance)
     varied = 0.0 if params.amplitude_variance is None else np.asarray(params.amplitude_variance)
     amplitude = np.asarray(params.spike_amplitude)
-    largest = int(np.ceil(np.max(posterior.count_mean + 6.0 * np.sqrt(posterior.count_variance) + 2.0)))
+    likely = posterior.count_mean + 6.0 * np.sqrt(posterior.count_variance) + 2.0
+    largest = int(np.ceil(np.max(likely, initial=2.0)))
 
     def log_weight(count: int) -> NDArray[np.floating]:
         spread = total + count * varied
@@ -416,7 +417,7 @@ def _fit_block(
     )
 
 
-@partial(jax.jit, static_argnames=("layout", "prior"))
+@partial(jax.jit, static_argnames="layout")
 def _value_and_gradient(
     unknowns: Array, pieces: Pieces, around: Array, layout: Layout, prior: CellPrior
 ) -> tuple[Array, Array]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
+from nwb_calcium_lvm._core.coerce import warn_if_transposed
 from nwb_calcium_lvm._recording_checks import shorten
 from nwb_calcium_lvm.exceptions import DataError, DataWarning
 from nwb_calcium_lvm.observations.autoregression import decay_time
@@ -157,6 +158,9 @@ class FilterSpikeEstimator(SpikeEstimator):
         tags.target_tags.required = False
         return tags
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "spike_amplitude_")
+
     # -- Fitting --------------------------------------------------------------------------------------------------
 
     def fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
@@ -171,6 +175,8 @@ class FilterSpikeEstimator(SpikeEstimator):
             Trial of each frame of a 2-D array.
         """
         self._check_parameters()
+        for name in ("n_features_in_", "roi_ids_"):  # what an earlier fit noted does not bind this one
+            vars(self).pop(name, None)
         given = take(self, X, groups=groups)
         if given.is_list:
             raise DataError(
@@ -178,6 +184,7 @@ class FilterSpikeEstimator(SpikeEstimator):
                 f"{type(self).__name__} to each of them."
             )
         recording = given.items[0].recording
+        warn_if_transposed(recording)
         self._check(recording)
         usable = np.flatnonzero(recording.usable)
         if len(usable) == 0:
@@ -260,8 +267,10 @@ class FilterSpikeEstimator(SpikeEstimator):
             raise DataError(f"read_out={self.read_out!r} is not known. Expected one of {', '.join(READ_OUTS)}.")
         if not (np.isfinite(self.clock) and self.clock > 0):
             raise DataError(f"clock={self.clock!r} is not a frame rate. Expected frames per s, such as 30.")
-        if not self.smoothing >= 0:
+        if not (np.isfinite(self.smoothing) and self.smoothing >= 0):
             raise DataError(f"smoothing={self.smoothing!r} is not a width. Expected s, 0 or more.")
+        if not np.isfinite(self.lag):
+            raise DataError(f"lag={self.lag!r} is not a shift. Expected s, such as -0.03.")
 
     # -- Inference ------------------------------------------------------------------------------------------------
 
