@@ -10,11 +10,13 @@ parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--out", default="spikes_without_training.png", help="where the picture goes")
 options = parser.parse_args()
 
-# Two cells at 30 frames per s: 0.9 spikes per s, each a transient of 0.2 dF/F that decays in 0.5 s, under white noise.
+# Two cells at 30 frames per s: 0.9 spikes per s, each a transient of 0.2 dF/F that decays in 0.5 s. Noise is of both
+# kinds: some decays as calcium does, most is gone in the next frame.
 rng = np.random.default_rng(0)
 spikes = rng.poisson(0.03, size=(3600, 2))
 kernel = 0.2 * np.exp(-np.arange(90) / 15.0)
-calcium = np.stack([np.convolve(s, kernel)[:3600] for s in spikes.T], axis=1)
+entering = spikes + 0.05 * rng.standard_normal(spikes.shape)
+calcium = np.stack([np.convolve(u, kernel)[:3600] for u in entering.T], axis=1)
 recording = Recording(calcium + 0.06 * rng.standard_normal(calcium.shape), sampling_rate=30.0)
 
 estimator = FilterSpikeEstimator(ar_order=1, vary_amplitude=False, lag=0.0, standard_errors=True).fit(recording)

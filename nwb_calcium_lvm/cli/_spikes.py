@@ -29,7 +29,7 @@ def spike_estimator(model: str, weights: str | None, lag: float | None) -> Any:
 
     if model not in MODELS:
         raise typer.BadParameter(f"--model {model}: expected one of {', '.join(MODELS)}.")
-    options = {} if lag is None else {"lag": lag}
+    options: dict[str, Any] = {} if lag is None else {"lag": lag}
     if model == "s2s":
         return S2SSpikeEstimator.from_pretrained(weights or "default", **options)
     if weights is not None:

@@ -480,7 +480,7 @@ def _errors(
 ) -> dict[str, NDArray[np.floating]]:
     """Return standard errors by name, in units of the traces; NaN where the optimum is not one."""
     values, vectors = np.linalg.eigh(np.nan_to_num(curvature))
-    good = (values > 0).all(axis=1)
+    good = np.all(values > 0, axis=1)
     inverse = np.einsum("nij,nj,nkj->nik", vectors, 1.0 / np.where(values > 0, values, 1.0), vectors)
     p = layout.order
     with jax.enable_x64(True):
