@@ -227,8 +227,9 @@ def test_what_is_inferred(fitted, drawn):
     result = fitted.infer(traces)
     assert list(result.arrays) == ["firing_rates", "expected_spikes", "expected_spikes_std", "calcium", "calcium_std"]
     assert all(np.isfinite(a.values).all() for a in result.arrays.values())
-    squared = np.sum((result["expected_spikes"] - counts) ** 2)
-    assert squared / np.sum(result["expected_spikes_std"] ** 2) == pytest.approx(1.0, abs=0.4)
+    assert np.sum((result["expected_spikes"] - counts) ** 2) < 0.06 * counts.sum()
+    apart = [np.convolve(result["expected_spikes"][:, n] - counts[:, n], np.ones(5), "same") for n in range(3)]
+    assert np.abs(apart).max() < 1.2  # within two frames, no spike is lost and none is made up
     noise = traces - result["calcium"]
     assert noise.var() == pytest.approx(0.04, rel=0.25)  # what is left over is the measurement noise
     assert result.parameters["spike_amplitude_error"].values.shape == (3,)
