@@ -10,6 +10,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "CalciumGPFA": "gpfa",
     "CalciumHMM": "hmm",
     "Indicator": "indicators",
     "InferenceResult": "result",
@@ -25,6 +26,7 @@ _HOME = {
 }
 _MODULES = (
     "exceptions",
+    "gpfa",
     "hmm",
     "indicators",
     "io",

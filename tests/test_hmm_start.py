@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from nwb_calcium_lvm import CalciumHMM
+from nwb_calcium_lvm._core import start
 from nwb_calcium_lvm.exceptions import DataWarning
-from nwb_calcium_lvm.hmm import start
 from nwb_calcium_lvm.simulate import hmm_experiment
 
 FIRST = np.array([0])

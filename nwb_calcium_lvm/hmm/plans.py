@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nwb_calcium_lvm._core import start
 from nwb_calcium_lvm.exceptions import DataError
-from nwb_calcium_lvm.hmm import start
 from nwb_calcium_lvm.hmm.emissions import CalciumEmission, Emission, GaussianEmission, PoissonEmission
 from nwb_calcium_lvm.hmm.emissions import calcium as _calcium
 from nwb_calcium_lvm.hmm.emissions import gaussian as _gaussian

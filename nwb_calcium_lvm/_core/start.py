@@ -1,7 +1,7 @@
-"""Starting values for EM: where most fits of hidden Markov models to calcium are won or lost.
+"""Starting values, where most fits of latent-variable models to calcium are won or lost.
 
-Clustering the traces, or their frame-to-frame differences, finds states of *calcium*, which outlast those of spiking.
-We cluster the autoregressive residual, smoothed over a few decay times, which is a rough rate of spikes.
+Clustering or factorising traces, or their frame-to-frame differences, finds states of *calcium*, which outlast those
+of spiking. We look at the autoregressive residual, smoothed over a few decay times, which is a rough rate of spikes.
 """
 
 from __future__ import annotations
@@ -13,11 +13,24 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
 from sklearn.cluster import KMeans
 
-from nwb_calcium_lvm.hmm.data import scored
-
 _LAGS = 6  # autocovariances used for the AR start
 _LONE = 5.0  # times the fifth largest jump: a jump beyond that stands alone
 _MAX_CLUSTERED = 20_000  # frames shown to k-means; the rest are assigned to the nearest centre
+
+
+def scored(mask: NDArray[np.bool_], first: NDArray[np.integer], order: int) -> NDArray[np.bool_]:
+    """Samples that are scored, shape (time, roi): they and their ``order`` predecessors in the trial are observed.
+
+    ``first`` holds the first frame of each trial. The first ``order`` frames of a trial, and as many after a missing
+    sample, are conditioned on.
+    """
+    out = mask.copy()
+    for lag in range(1, order + 1):
+        out[lag:] &= mask[:-lag]
+    for lag in range(order):
+        frames = first + lag
+        out[frames[frames < len(out)]] = False
+    return out
 
 
 def standardise(
