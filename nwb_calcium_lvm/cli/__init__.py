@@ -188,7 +188,7 @@ def fit_gpfa(
         str | None, typer.Option(help="calcium, ar_gaussian, gaussian or poisson. Default: calcium.")
     ] = None,
     ar_order: Annotated[int | None, typer.Option(help="Order of the autoregression. Default: 1.")] = None,
-    kernel: Annotated[str | None, typer.Option(help="matern32 or matern52. Default: matern32.")] = None,
+    kernel: Annotated[str | None, typer.Option(help="matern32, matern52 or rbf. Default: matern32.")] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="K=V", help="Any other parameter of CalciumGPFA, such as --set ard=true."),

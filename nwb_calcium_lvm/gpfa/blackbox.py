@@ -32,7 +32,7 @@ SAMPLES = 25
 LEARNING_RATE = 5e-3
 START_LOG_SD = -5.0
 _JITTER = 1e-4  # added to prior variances of the coefficients, in units of their largest
-_BLOCK = 25  # steps between two looks of the host
+STEPS_AT_A_TIME = 25  # between two looks of the host
 _VARIANCE_FLOOR = 1e-8
 
 
@@ -168,7 +168,7 @@ def fit(
         with tqdm(total=settings.max_iter, desc="CalciumGPFA", unit="step", disable=not settings.verbose) as bar:
             while len(history) < settings.max_iter:
                 key, now = jax.random.split(key)
-                n_steps = min(_BLOCK, settings.max_iter - len(history))
+                n_steps = min(STEPS_AT_A_TIME, settings.max_iter - len(history))
                 free, moments, values = advance(
                     free, moments, now, setting, readout=plan.readout, sizes=machine.sizes, n_steps=n_steps
                 )
@@ -189,6 +189,6 @@ def _ended(problem: fitting.Problem, free: Free, window: int, machine: Any, hist
     largest = jnp.broadcast_to(prior.max(axis=0), prior.shape)
     mean = fourier.synthesise(free.mean, largest, machine.grid, machine.sizes)[: layout.n_frames]
     spread = np.zeros((layout.n_frames, mean.shape[1], mean.shape[1]))
-    bound = float(history[-_BLOCK:].mean())
+    bound = float(history[-STEPS_AT_A_TIME:].mean())
     scales = np.clip(np.asarray(free.log_timescale), *problem.bounds)
     return fitting.Climb(weights, scales, Latents(np.asarray(mean), spread), bound, history, False, window)
