@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nwb_calcium_lvm import CalciumGPFA, OASISSpikeEstimator, Recording
-from nwb_calcium_lvm._core import start as traces_start
+from nwb_calcium_lvm._core.smoothing import smooth_within
 from nwb_calcium_lvm.gpfa import start
 from nwb_calcium_lvm.gpfa.plans import plan_for
 from nwb_calcium_lvm.simulate import Biophysics, gpfa_experiment, indicator_response
@@ -94,7 +94,7 @@ def start_of(model: CalciumGPFA, traces: NDArray[np.floating]) -> NDArray[np.flo
     if plan.has_spikes:
         values = start.log_rates(plan.signal, plan.kept, first, window)
     else:
-        values = traces_start.smooth_within(plan.signal, plan.kept, first, window)
+        values = smooth_within(plan.signal, plan.kept, first, window)
     return start.factor_analysis(values, 3).latents
 
 
@@ -109,7 +109,7 @@ def factors(log_residual: bool) -> Callable[..., dict[str, float]]:
             if log_residual:
                 values = start.log_rates(plan.signal, plan.kept, first, window)
             else:
-                values = traces_start.smooth_within(traces, recording.mask, first, window)
+                values = smooth_within(traces, recording.mask, first, window)
             r2, mse = fit_quality(truth.latents, start.factor_analysis(values, 3).latents)
             if r2 > best["r2"]:
                 best = {"r2": r2, "mse": mse, "window": window}

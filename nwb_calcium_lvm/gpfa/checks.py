@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
-from nwb_calcium_lvm._core.start import scored
 from nwb_calcium_lvm.exceptions import DataError, DataWarning
 from nwb_calcium_lvm.gpfa.kernels import KERNELS, MARKOV
 from nwb_calcium_lvm.gpfa.plans import OBSERVATIONS
+from nwb_calcium_lvm.observations.starting import scored
 from nwb_calcium_lvm.recording import Recording
 
 ENGINES = ("auto", "kalman", "fourier", "blackbox")

@@ -10,9 +10,9 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from nwb_calcium_lvm._core.start import scored
 from nwb_calcium_lvm.gpfa.kalman import Clock
 from nwb_calcium_lvm.gpfa.readouts import Block
+from nwb_calcium_lvm.observations.starting import scored
 from nwb_calcium_lvm.recording import Recording
 
 CHUNK = 256  # frames whose filtered states are held at a time, and granularity of padding

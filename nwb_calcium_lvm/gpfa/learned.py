@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nwb_calcium_lvm._core.start import scored
 from nwb_calcium_lvm.gpfa.plans import Plan, order_of, readout_of
 from nwb_calcium_lvm.gpfa.readouts import Latents, LinearParams, Weights
 from nwb_calcium_lvm.observations.calcium import CalciumParams
 from nwb_calcium_lvm.observations.poisson import PoissonParams
+from nwb_calcium_lvm.observations.starting import scored
 from nwb_calcium_lvm.recording import Recording
 
 _OF_ROIS = ("ar_coefs_", "spike_amplitude_", "noise_variance_", "baseline_", "mean_spikes_")

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nwb_calcium_lvm._core import start
 from nwb_calcium_lvm.exceptions import DataError
 from nwb_calcium_lvm.gpfa.readouts import GaussianReadout, LinearParams, Readout, SpikeReadout, Weights
+from nwb_calcium_lvm.observations import starting
 from nwb_calcium_lvm.observations.calcium import CalciumParams
 from nwb_calcium_lvm.observations.poisson import PoissonParams
 from nwb_calcium_lvm.recording import Recording
@@ -85,10 +85,10 @@ def plan_for(observation: str, recording: Recording, ar_order: int) -> Plan:
     readout = readout_of(observation, ar_order)
     if observation == "poisson":
         return _counts(readout, recording)
-    y, mean, sd = start.standardise(recording.dff, recording.mask)
+    y, mean, sd = starting.standardise(recording.dff, recording.mask)
     if readout.order:
-        ar_coefs = start.ar_start(y, recording.mask, first, readout.order)
-        signal, kept = start.residual(y, recording.mask, first, ar_coefs)
+        ar_coefs = starting.ar_start(y, recording.mask, first, readout.order)
+        signal, kept = starting.residual(y, recording.mask, first, ar_coefs)
     else:
         ar_coefs = np.zeros((y.shape[1], 0))
         signal, kept = np.where(recording.mask, y, 0.0), recording.mask
@@ -97,7 +97,7 @@ def plan_for(observation: str, recording: Recording, ar_order: int) -> Plan:
 
 
 def _calcium(readout: Readout, y: Any, mean: Any, sd: Any, signal: Any, kept: Any, ar_coefs: Any) -> Plan:
-    intercept, amplitude, noise = start.spike_start(signal, kept)
+    intercept, amplitude, noise = starting.spike_start(signal, kept)
     rate = np.where(kept, (signal - intercept) / amplitude, 0.0)
     average = np.maximum(rate.sum(axis=0) / np.maximum(kept.sum(axis=0), 1), _RATE_FLOOR)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nwb_calcium_lvm._core.start import smooth_within
+from nwb_calcium_lvm._core.smoothing import smooth_within
 from nwb_calcium_lvm.gpfa.kernels import covariance
 
 _FLOOR = 0.1  # of a neuron's mean rate: smoothed rates below it are raised to it before the log

@@ -7,8 +7,8 @@ import numpy as np
 from jax import Array, lax
 from numpy.typing import NDArray
 
-from nwb_calcium_lvm._core.start import scored
 from nwb_calcium_lvm.hmm.emissions.protocol import Chunk
+from nwb_calcium_lvm.observations.starting import scored
 
 _STEPS_PER_OCTAVE = 8  # lengths are padded to one of these per doubling: at most 12.5 % wasted, few compilations
 

@@ -13,7 +13,7 @@ import optax
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from nwb_calcium_lvm._core import start
+from nwb_calcium_lvm.hmm import start
 from nwb_calcium_lvm.hmm.data import Data, chunk_length, pack
 from nwb_calcium_lvm.hmm.em import BLOCK, Model, em_block
 from nwb_calcium_lvm.hmm.emissions import Emission, Prior

@@ -1,7 +1,7 @@
-"""Starting values, where most fits of latent-variable models to calcium are won or lost.
+"""Starting values of calcium parameters, robust against measurement noise; shared by all models.
 
-Clustering or factorising traces, or their frame-to-frame differences, finds states of *calcium*, which outlast those
-of spiking. We look at the autoregressive residual, smoothed over a few decay times, which is a rough rate of spikes.
+White noise on top of calcium touches the autocovariance of a trace at lag 0 only, and that of the autoregressive
+residual at the first p lags. Spikes push the residual up and only up. From these the parameters follow at once.
 """
 
 from __future__ import annotations
@@ -10,27 +10,9 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter1d
-from sklearn.cluster import KMeans
 
 _LAGS = 6  # autocovariances used for the AR start
 _LONE = 5.0  # times the fifth largest jump: a jump beyond that stands alone
-_MAX_CLUSTERED = 20_000  # frames shown to k-means; the rest are assigned to the nearest centre
-
-
-def scored(mask: NDArray[np.bool_], first: NDArray[np.integer], order: int) -> NDArray[np.bool_]:
-    """Samples that are scored, shape (time, roi): they and their ``order`` predecessors in the trial are observed.
-
-    ``first`` holds the first frame of each trial. The first ``order`` frames of a trial, and as many after a missing
-    sample, are conditioned on.
-    """
-    out = mask.copy()
-    for lag in range(1, order + 1):
-        out[lag:] &= mask[:-lag]
-    for lag in range(order):
-        frames = first + lag
-        out[frames[frames < len(out)]] = False
-    return out
 
 
 def standardise(
@@ -45,6 +27,17 @@ def standardise(
     out /= sd.astype(traces.dtype)
     # What rounding in single precision left of the mean is part of what was taken out.
     return out, mean.astype(traces.dtype).astype(float), sd.astype(traces.dtype).astype(float)
+
+
+def scored(mask: NDArray[np.bool_], first: NDArray[np.integer], order: int) -> NDArray[np.bool_]:
+    """Samples that are scored, shape (time, roi); see :func:`pack`."""
+    out = mask.copy()
+    for lag in range(1, order + 1):
+        out[lag:] &= mask[:-lag]
+    for lag in range(order):
+        frames = first + lag
+        out[frames[frames < len(out)]] = False
+    return out
 
 
 def ar_start(
@@ -103,41 +96,6 @@ def residual(
     return e, kept
 
 
-def _blocks(n_rois: int, size: int = 32) -> Iterator[slice]:
-    """Slices of a few ROIs at a time, so that temporary arrays stay small."""
-    return (slice(a, a + size) for a in range(0, n_rois, size))
-
-
-def smooth_within(
-    values: NDArray[np.floating], kept: NDArray[np.bool_], first: NDArray[np.integer], window: int
-) -> NDArray[np.floating]:
-    """Running mean over ``window`` frames, within trials, over kept samples only."""
-    ends = np.append(first[1:], len(values))
-    out = np.empty_like(values)
-    for a, b in zip(first, ends, strict=True):
-        size = min(window, b - a)
-        mean = uniform_filter1d(values[a:b], size, axis=0, mode="nearest")
-        share = uniform_filter1d(kept[a:b].astype(float), size, axis=0, mode="nearest")
-        out[a:b] = np.where(share > 1e-9, mean / np.maximum(share, 1e-9), 0.0)
-    return out
-
-
-def cluster(features: NDArray[np.floating], n_states: int, rng: np.random.RandomState) -> NDArray[np.integer]:
-    """K-means labels (time,) of features (time, roi), each feature scaled to unit variance."""
-    spread = features.std(axis=0)
-    scaled = (features / np.where(spread > 0, spread, 1.0)).astype(np.float32)
-    step = max(1, -(-len(scaled) // _MAX_CLUSTERED))
-    model = KMeans(n_clusters=n_states, init="k-means++", random_state=rng.randint(2**31 - 1)).fit(scaled[::step])
-    return np.asarray(model.predict(scaled))
-
-
-def complete(labels: NDArray[np.integer], features: NDArray[np.floating], n_states: int) -> NDArray[np.integer]:
-    """Give each frame labelled -1 the state whose known frames are nearest, in features (time, roi)."""
-    centres = np.stack([features[labels == k].mean(axis=0) for k in range(n_states)])
-    distance = (features**2).sum(axis=1)[:, None] - 2 * features @ centres.T + (centres**2).sum(axis=1)
-    return np.where(labels >= 0, labels, np.argmin(distance, axis=1))
-
-
 def spike_start(
     e: NDArray[np.floating], kept: NDArray[np.bool_]
 ) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
@@ -189,3 +147,8 @@ def lone_peaks(e: NDArray[np.floating], kept: NDArray[np.bool_]) -> list[tuple[i
         beyond = np.nanmax(values, axis=0) - middle > _LONE * fifth_largest(values, middle)
         found += [(block.start + int(i), int(np.nanargmax(values[:, i]))) for i in np.flatnonzero(beyond)]
     return found
+
+
+def _blocks(n_rois: int, size: int = 32) -> Iterator[slice]:
+    """Slices of a few ROIs at a time, so that temporary arrays stay small."""
+    return (slice(a, a + size) for a in range(0, n_rois, size))
