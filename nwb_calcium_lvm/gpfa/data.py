@@ -16,7 +16,7 @@ from nwb_calcium_lvm.observations.starting import scored
 from nwb_calcium_lvm.recording import Recording
 
 CHUNK = 256  # frames whose filtered states are held at a time, and granularity of padding
-_BLOCK_SAMPLES = 200_000  # samples of a block of neurons: a few MB for each array over them
+_BLOCK_SAMPLES = 400_000  # samples of a block of neurons: a few MB for each array over them
 _STEPS_PER_OCTAVE = 8  # lengths are padded to one of these per doubling: at most 12.5 % wasted, few compilations
 
 

@@ -20,7 +20,7 @@ from jax import Array, lax
 
 from nwb_calcium_lvm import observations
 from nwb_calcium_lvm._core.regression import solve_least_squares, step_to_stable
-from nwb_calcium_lvm.gpfa.readouts.linear import augmented, seen, sites, weighted_moment
+from nwb_calcium_lvm.gpfa.readouts.linear import seen, sites, weighted_moment
 from nwb_calcium_lvm.gpfa.readouts.protocol import Block, Latents, Look, Prior, Weights
 from nwb_calcium_lvm.observations.autoregression import lagged
 from nwb_calcium_lvm.observations.calcium import CalciumParams
@@ -54,13 +54,14 @@ class SpikeReadout:
         (_, value), (slope, by_params) = derivatives(mean, weights.params)
         rate = jnp.exp(mean)
         counts = jnp.where(block.scored, slope + rate, 0.0)
-        bound = value + jnp.where(block.scored, rate - jnp.exp(mean + 0.5 * spread), 0.0).sum(axis=0)
+        expected = jnp.where(block.scored, jnp.exp(mean + 0.5 * spread), 0.0)
+        bound = value + jnp.where(block.scored, rate - expected, 0.0).sum(axis=0)
         if learn:
-            loadings, offset = _climb(weights, counts, block.scored, latents, prior)
+            loadings, offset = _climb(weights, counts, expected, block.scored, latents, prior)
             params = self._learn(weights.params, by_params, counts, block, prior)
             weights = Weights(loadings, offset, params)
             mean, spread = seen(loadings, offset, latents)
-        expected = jnp.where(block.scored, jnp.exp(mean + 0.5 * spread), 0.0)
+            expected = jnp.where(block.scored, jnp.exp(mean + 0.5 * spread), 0.0)
         linear = counts - expected + expected * (mean - weights.offset)
         return Look(bound, weights, *sites(weights.loadings, expected, linear))
 
@@ -84,29 +85,34 @@ def _log_prior_of_params(params: Any, prior: Prior) -> Array:
     return noise - 0.5 * (prior.ar_precision * (params.ar_coefs - prior.ar_mean) ** 2).sum(axis=1)
 
 
-def _climb(weights: Weights, counts: Array, scored: Array, latents: Latents, prior: Prior) -> tuple[Array, Array]:
-    """One Newton step of the Poisson regression of counts (T, B) on the latents, halved until it does not go down."""
-    space = augmented(latents)
-    n_frames, size = space.mean.shape
-    flat = space.covariance.reshape(n_frames, -1)
+def _climb(
+    weights: Weights, counts: Array, expected: Array, scored: Array, latents: Latents, prior: Prior
+) -> tuple[Array, Array]:
+    """One Newton step of the Poisson regression of counts (T, B) on the latents, halved until it does not go down.
+
+    ``expected`` (T, B) are the counts that the weights expect, 0 where not scored.
+    """
+    n_frames, n_latents = latents.mean.shape
     ridge = jnp.append(prior.loading_precision, 0.0)
     pull, towards = prior.frames, jnp.exp(prior.offset)
 
     def value(theta: Array) -> Array:
-        mean, spread = seen(theta, jnp.zeros(len(theta)), space)
+        mean, spread = seen(theta[:, :-1], theta[:, -1], latents)
         fit = (counts * mean - jnp.where(scored, jnp.exp(mean + 0.5 * spread), 0.0)).sum(axis=0)
         last = theta[:, -1]
         return fit - 0.5 * (ridge * theta**2).sum(axis=1) + pull * (towards * last - jnp.exp(last))
 
     theta = jnp.concatenate([weights.loadings, weights.offset[:, None]], axis=1)
-    mean, spread = seen(theta, jnp.zeros(len(theta)), space)
-    expected = jnp.where(scored, jnp.exp(mean + 0.5 * spread), 0.0)
-    reach = space.mean[:, None] + jnp.einsum("tij,bj->tbi", space.covariance, theta)
-    gradient = counts.T @ space.mean - jnp.einsum("tb,tbi->bi", expected, reach) - ridge * theta
+    # Derivatives of eta + v / 2, the log of the expected counts: m + V C by the loadings, 1 by the offset.
+    reach = latents.mean[:, None] + jnp.einsum("tij,bj->tbi", latents.covariance, weights.loadings)
+    reach = jnp.concatenate([reach, jnp.ones((*counts.shape, 1))], axis=2)
+    constant = jnp.concatenate([latents.mean, jnp.ones((n_frames, 1))], axis=1)
+    gradient = counts.T @ constant - jnp.einsum("tb,tbi->bi", expected, reach) - ridge * theta
     gradient = gradient.at[:, -1].add(pull * (towards - jnp.exp(theta[:, -1])))
-    hessian = weighted_moment(expected, reach) + (expected.T @ flat).reshape(-1, size, size) + jnp.diag(ridge)
+    doubt = (expected.T @ latents.covariance.reshape(n_frames, -1)).reshape(-1, n_latents, n_latents)
+    hessian = weighted_moment(expected, reach) + jnp.pad(doubt, ((0, 0), (0, 1), (0, 1))) + jnp.diag(ridge)
     hessian = hessian.at[:, -1, -1].add(pull * jnp.exp(theta[:, -1]))
-    hessian = hessian + 1e-9 * jnp.einsum("bii->b", hessian)[:, None, None] * jnp.eye(size)
+    hessian = hessian + 1e-9 * jnp.einsum("bii->b", hessian)[:, None, None] * jnp.eye(n_latents + 1)
     step = jnp.linalg.solve(hessian, gradient[..., None])[..., 0]
     theta = backtrack(value, theta, step)
     return theta[:, :-1], theta[:, -1]
