@@ -73,7 +73,7 @@ def gpfa(observation: str, order: int, kernel: str) -> Callable[..., dict[str, f
 
     def run(traces: NDArray[np.floating], truth: Any) -> dict[str, float]:
         if observation == "poisson":
-            spikes = OASISSpikeEstimator(sampling_rate=30.0).fit(traces).predict(traces)
+            spikes = OASISSpikeEstimator(ar_order=2, sampling_rate=RATE).fit(traces).predict(traces)
             traces = np.round(np.maximum(spikes, 0.0))
             traces[0] += (traces.sum(axis=0) == 0).astype(float)
         model = CalciumGPFA(3, observation=observation, ar_order=order, kernel=kernel)
