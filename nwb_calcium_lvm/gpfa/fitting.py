@@ -40,6 +40,7 @@ _LONGEST_STEP = 0.4  # of the log of a time scale
 _PATIENCE = 12  # halvings of a step before the climb counts as done
 _MOST_INFERENCE = 100  # steps on the sites for fixed weights, and the gain in nats per sample at which they end
 _PRECISION = 1e-9
+_ROUNDING = 1e-12  # of the bound: what counts as not falling
 _SETTLED = 3  # steps in a row that gain less than tol end the climb
 
 
@@ -221,6 +222,7 @@ class State:
         self.fraction = 1.0
         self.curvature = scale
         self.converged = False
+        self.stuck = False
         self.settled = 0
         self.window: int | None = None
 
@@ -278,13 +280,15 @@ class Climber:
 
     def climb(self, state: State, n_steps: int) -> None:
         """Take up to ``n_steps`` steps, fewer if the objective settles."""
-        while len(state.history) <= n_steps and not state.converged and np.isfinite(state.objective):
+        while len(state.history) <= n_steps and not (state.converged or state.stuck) and np.isfinite(state.objective):
             gain = self._step(state)
             self.bar.update()
             self.bar.set_postfix_str(f"{state.objective / self.problem.n_samples:.5f} nats/sample")
             small = gain / self.problem.n_samples < self.settings.tol
             state.settled = state.settled + 1 if small else 0
-            state.converged = state.settled >= _SETTLED or gain == 0.0
+            # Where no step gains anything the climb is over; one that has never moved has not converged.
+            state.stuck = gain == 0.0
+            state.converged = state.settled >= _SETTLED or (state.stuck and len(state.history) > 1)
 
     def _step(self, state: State) -> float:
         """One step, shortened until the objective does not fall; returns the gain, 0 if none is left."""
@@ -294,7 +298,7 @@ class Climber:
             direction = np.clip(state.slope / state.curvature, -_LONGEST_STEP, _LONGEST_STEP)
         precision = self._precision(state.outcome.seen.weights)
         fraction, turn = state.fraction, 1.0
-        for attempt_number in range(_PATIENCE):
+        for _ in range(_PATIENCE):
             low, high = self.problem.bounds
             point = Point(
                 state.outcome.seen.weights,
@@ -303,14 +307,15 @@ class Climber:
                 precision,
             )
             outcome, objective = self.look(point)
-            if objective >= state.objective - 1e-9 * abs(state.objective):
+            if objective >= state.objective - _ROUNDING * abs(state.objective):
                 break
             fraction, turn = 0.5 * fraction, 0.3 * turn
             log.debug("step %d shortened to %g", len(state.history), fraction)
-            if attempt_number == _PATIENCE - 1:
-                return 0.0
+        else:
+            return 0.0
         gain = max(objective - state.objective, 0.0)
         self._learn_curvature(state, point.log_timescale - old.log_timescale, np.asarray(outcome.posterior.gradient))
+        # What rounding takes away is not told as a fall.
         state.point, state.outcome, state.objective = point, outcome, max(objective, state.objective)
         state.history.append(state.objective)
         state.fraction = min(1.0, 1.5 * fraction)
@@ -368,7 +373,7 @@ def infer(
         for _ in range(_PATIENCE):
             proposal = blend(sites, outcome.seen.target, jnp.asarray(fraction))
             new = look(proposal)
-            if float(new.bound) >= float(outcome.bound) - 1e-9 * abs(float(outcome.bound)):
+            if float(new.bound) >= float(outcome.bound) - _ROUNDING * abs(float(outcome.bound)):
                 break
             fraction *= 0.5
         else:
