@@ -8,24 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter1d
 from sklearn.cluster import KMeans
 
+from nwb_calcium_lvm._core.smoothing import smooth_within
+
+__all__ = ["cluster", "complete", "smooth_within"]
+
 _MAX_CLUSTERED = 20_000  # frames shown to k-means; the rest are assigned to the nearest centre
-
-
-def smooth_within(
-    values: NDArray[np.floating], kept: NDArray[np.bool_], first: NDArray[np.integer], window: int
-) -> NDArray[np.floating]:
-    """Running mean over ``window`` frames, within trials, over kept samples only."""
-    ends = np.append(first[1:], len(values))
-    out = np.empty_like(values)
-    for a, b in zip(first, ends, strict=True):
-        size = min(window, b - a)
-        mean = uniform_filter1d(values[a:b], size, axis=0, mode="nearest")
-        share = uniform_filter1d(kept[a:b].astype(float), size, axis=0, mode="nearest")
-        out[a:b] = np.where(share > 1e-9, mean / np.maximum(share, 1e-9), 0.0)
-    return out
 
 
 def cluster(features: NDArray[np.floating], n_states: int, rng: np.random.RandomState) -> NDArray[np.integer]:
