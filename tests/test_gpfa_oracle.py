@@ -276,6 +276,30 @@ def _weights(name, weights):
     return weights
 
 
+def test_update_of_calcium_equals_regression_on_enumerated_counts():
+    """One update of (alpha, b, c) and sigma2 from E[s] and E[s^2] by plain sums; the prior switched off."""
+    weights, block, latents = _calcium_case(5, n_frames=60)
+    prior = _prior(3, 1, frames=0.0)
+    sure = latents._replace(covariance=jnp.zeros_like(latents.covariance))
+    new = SpikeReadout("calcium", 1).look(weights, block, sure, prior, learn=True).weights.params
+    p, y = weights.params, np.asarray(block.y)
+    eta = (np.asarray(latents.mean) @ np.asarray(weights.loadings).T + np.asarray(weights.offset))[1:]
+    e = y[1:] - np.asarray(p.ar_coefs)[:, 0] * y[:-1] - np.asarray(p.intercept)
+    counts = np.arange(41.0)[:, None, None]
+    logs = counts * eta - gammaln(counts + 1)
+    logs = logs - 0.5 * (e - np.asarray(p.spike_amplitude) * counts) ** 2 / np.asarray(p.noise_variance)
+    posterior = np.exp(logs - np.logaddexp.reduce(logs))
+    first, second = (counts * posterior).sum(axis=0), (counts**2 * posterior).sum(axis=0)
+    for n in range(3):
+        design = np.column_stack([y[:-1, n], np.ones(59), first[:, n]])
+        gram = design.T @ design
+        gram[2, 2] = second[:, n].sum()
+        theta = np.linalg.solve(gram, design.T @ y[1:, n])
+        variance = (y[1:, n] @ y[1:, n] - theta @ design.T @ y[1:, n]) / 59
+        learned = [new.ar_coefs[n, 0], new.intercept[n], new.spike_amplitude[n], new.noise_variance[n]]
+        np.testing.assert_allclose(learned, [*theta, variance], rtol=2e-4, atol=1e-6)
+
+
 @partial(jax.jit, static_argnames=("readout", "n_steps"))
 def _learn(readout, weights, block, latents, prior, n_steps):
     """Learn for some steps: weights at the end, and the objective (step, roi) before each."""
