@@ -41,9 +41,9 @@ from nwb_calcium_lvm.observations.protocol import Sample
 WINDOW = 17
 PASSES = 6
 _DAMPING = 0.8  # share of a new site; all sites change at once, which could otherwise swing
-# Where single counts are sharp, sites that are exact from the start commit each frame before its neighbours have
-# spoken, and no later pass frees them. So the input's law is blurred at first: by noise of this variance, in squared
-# spikes, a third of it in the next pass, and so on to none in the last.
+# Where single counts are sharp, sites that are exact from the start commit frames before their neighbours have spoken,
+# and no later pass frees them. So the input's law is blurred at first: by noise of this variance, in squared spikes, a
+# third of it in the next pass, and so on to none in the last.
 _EASE = 0.3
 _WIDEST = 1e3  # variance of a site, in squared spikes plus noise: as good as none
 
