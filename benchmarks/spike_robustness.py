@@ -16,13 +16,14 @@ Trains nothing but CASCADE's network for the noise level below, once (two minute
 --weights FILE puts the dispersion found on left-out sets into a file of weights.
 """
 
+import json
 import os
 import time
 import warnings
 from pathlib import Path
 
 import numpy as np
-from _common import parser, progress, table, write
+from _common import parser, progress, rounded, table, write
 from spike_folds import FOLDS, INTERNEURONS, read, scores, together, train_cascade
 
 from nwb_calcium_lvm import Recording
@@ -71,41 +72,54 @@ def noisier(neuron, nu, rng):
     return GroundTruth(made, neuron.spikes, neuron.neuron, neuron.dataset, neuron.segment_numbers)
 
 
-def noisy(fold, left_out):
-    """The set at 30 Hz or its own slower rate with noise of level NU; the same noise for every estimator."""
-    rng = np.random.default_rng([0, FOLDS.index(fold)])
-    return [noisier(at_rate(n, 30.0) if n.recording.sampling_rate > 30.0 else n, NU, rng) for n in left_out]
+def noisy_sets(neurons):
+    """Each left-out set at 30 Hz or its own slower rate, with noise of level NU: the same for every estimator."""
+    rng = np.random.default_rng(0)
+    out = {}
+    for fold in FOLDS:
+        left_out = [n for n in neurons if n.dataset.startswith(fold)]
+        at_30 = [at_rate(n, 30.0) if n.recording.sampling_rate > 30.0 else n for n in left_out]
+        out[fold] = [noisier(n, NU, rng) for n in at_30]
+    return out
 
 
-def cascade_at_noise(args, neurons):
+def cascade_at_noise(args, neurons, noisy):
     """Scores of CASCADE's network, trained for level NU, on the left-out sets at that level."""
     out = {}
     for fold in FOLDS:
         learned = [n for n in neurons if not n.dataset.startswith(fold)]
-        left_out = [n for n in neurons if n.dataset.startswith(fold)]
         path = args.checkpoints / f"cascade-level-{NU:g}" / fold / "seed0.npz"
         made = train_cascade(0, learned, NU, path)
-        out[fold] = at_noise(made, fold, left_out)
+        out[fold] = at_noise(made, noisy[fold])
         progress(f"{fold}: CASCADE at nu {NU:g}: {out[fold]['c30']:.3f}")
     return out
 
 
-def at_noise(made, fold, left_out):
-    found = summarise_spikes(scores(made, noisy(fold, left_out)))
+def only_cascade(args, found):
+    """Put CASCADE's scores beside what an earlier run has found of the others."""
+    path = args.out / "spike_robustness.json"
+    record = json.loads(path.read_text())
+    record["results"][f"noise_{NU:g}_cascade"] = rounded(found)
+    path.write_text(json.dumps(record, indent=1, allow_nan=True) + "\n", encoding="utf-8")
+
+
+def at_noise(made, noisy):
+    found = summarise_spikes(scores(made, noisy))
     return {"p25": found.p25, "c30": found.c30, "bias": found.bias, "error": found.error}
 
 
 def main():
     args = parser(__doc__, 1)
-    args.add_argument("--only-cascade", action="store_true", help="only train CASCADE's networks")
+    args.add_argument("--only-cascade", action="store_true", help="add CASCADE's scores to the results there are")
     args.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
     args.add_argument("--weights", type=Path, help="file of weights to put the calibration into")
     args = args.parse_args()
     began = time.perf_counter()
     warnings.simplefilter("ignore", DataWarning)
     neurons = read(Path(os.environ["NWB_CALCIUM_LVM_DATA"]))
+    noisy = noisy_sets(neurons)
     if args.only_cascade:
-        cascade_at_noise(args, neurons)
+        only_cascade(args, cascade_at_noise(args, neurons, noisy))
         return
     rates, rates_of_mean, noise, noise_of_mean, pairs = {}, {}, {}, {}, {}
     for fold in FOLDS:
@@ -120,10 +134,10 @@ def main():
                 for r in RATES
                 if typical >= 1.5 * r or abs(typical / r - 1) < 0.1  # over little more than a frame it only blurs
             }
-        noise[fold], noise_of_mean[fold] = at_noise(s2s, fold, left_out), at_noise(mean, fold, left_out)
+        noise[fold], noise_of_mean[fold] = at_noise(s2s, noisy[fold]), at_noise(mean, noisy[fold])
         pairs[fold] = [predicted_counts(n.recording, [n.spikes], s2s.networks_, s2s.config_)[0] for n in left_out]
         progress(f"{fold}: {rates[fold]} nu {NU:g}: {noise[fold]['c30']:.3f}")
-    of_cascade = cascade_at_noise(args, neurons)
+    of_cascade = cascade_at_noise(args, neurons, noisy)
     intervals = {fold: coverage(pairs, fold) for fold in FOLDS}
     table(
         ["left out", *map(str, RATES)], [[f, *(f"{rates[f].get(f'{r:g}', np.nan):.3f}" for r in RATES)] for f in FOLDS]

@@ -105,25 +105,6 @@ def test_examples_are_made_noisier_and_slower(rng):
     assert rate.min() < 8
 
 
-@pytest.mark.parametrize("units", ["dff", "unknown"])
-def test_a_slower_clock_is_told_of_as_a_slower_recording_is(rng, units):
-    """Oracle: blocks of frames averaged by hand, then measured as a recording of that rate."""
-    n, rate, block = 40 * 60 * 8, 40.0, 5
-    x, counts = sparse(rng, n=n, noise=0.03, rate=rate)
-    x += 0.1 * np.sin(2 * np.pi * 0.7 * np.arange(n) / rate)[:, None]
-    (neuron,) = neurons_of(
-        [Recording(x, sampling_rate=rate, units=units)], [[np.flatnonzero(counts[:, 0]) / rate]], ["a"], DEFAULT
-    )
-    slow = x.reshape(-1, block).mean(axis=1)[:, None]
-    wanted = scale_of(slow, np.ones(slow.shape, bool), whole(len(slow)), rate / block, units)
-    told = neuron.scale_at(rate / block, units == "unknown")
-    np.testing.assert_allclose(told.noise, wanted.noise[0], rtol=0.1)
-    np.testing.assert_allclose(told.baseline, wanted.baseline[0], atol=0.01)
-    np.testing.assert_allclose(told.divisor, wanted.divisor[0], rtol=0.1)
-    assert told.noise > 1.3 * neuron.scale.noise[0] / np.sqrt(block)  # steps are not of noise alone
-    np.testing.assert_allclose(neuron.scale_at(rate, False).noise, neuron.scale.noise[0])
-
-
 def test_groups_are_drawn_by_the_root_of_their_size(rng):
     x, counts = sparse(rng, n=600)
     spikes = [np.flatnonzero(counts[:, 0]) / 30]

@@ -58,7 +58,7 @@ class Training:
     margins: bool = True
     target_sd: float = 0.04
     target_reach: int = 0
-    batch_size: int = 16
+    batch_size: int = 32
     steps: int = 1500
     learning_rate: float = 3e-3
     decay: bool = True

@@ -9,14 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from nwb_calcium_lvm.provenance import Segments
 from nwb_calcium_lvm.spikes.clocks import average_over, frame_edges, grid_edges
-from nwb_calcium_lvm.spikes.traces import Scale, conditions_of, noise_level_of, noise_to_reach, scale_of
+from nwb_calcium_lvm.spikes.traces import Scale, conditions_of, noise_level_of, noise_to_reach
 
 Array = NDArray[np.floating]
 
 _CLEAN = 0.3  # ν under which recordings hardly occur
-_RUNG, _SLOWEST_RUNG = 1.5, 3.0  # factor between the rates at which traces are measured, and the least of them in Hz
 
 
 @dataclass(frozen=True)
@@ -54,12 +52,9 @@ class Neuron:
     Parameters
     ----------
     stretches : tuple of Stretch
-    rates : ndarray, shape (rate,)
-        The frame rate, and slower ones that the trace was averaged to; in Hz, falling.
     scale : Scale
-        Of the trace at each of these rates, as it would be measured in a recording of that rate.
+        Of the trace as dF/F (or unchanged), for one ROI; and ``unknown``, as if the unit were not known.
     unknown : Scale
-        The same as if the unit were not known.
     units : {"dff", "unknown"}
     group : str or int
         Neurons of one group (a data set) are drawn as often as those of another.
@@ -68,20 +63,11 @@ class Neuron:
     """
 
     stretches: tuple[Stretch, ...]
-    rates: Array
     scale: Scale
     unknown: Scale
     units: str
     group: str | int
     spread: float
-
-    def scale_at(self, rate: float, as_unknown: bool) -> Scale:
-        """Return the scale at a frame rate in Hz, between those at which it was measured, as numbers."""
-        scale, where = self.unknown if as_unknown else self.scale, np.log(self.rates[::-1])
-        at = np.log(rate)
-        baseline, divisor, noise = (np.interp(at, where, part[::-1]) for part in scale[:3])
-        share = (scale.rate / self.rates)[::-1]  # under 1 where the trace is that of a slower recording
-        return Scale(baseline, divisor, noise, rate * share[np.argmin(np.abs(where - at))])
 
 
 @dataclass(frozen=True)
@@ -171,10 +157,13 @@ def draw_example(
     edges = grid_edges(start, cut.length, cut.rate)
     times, values, rate = _at_another_rate(stretch, edges, augmentation, rng)
     as_unknown = neuron.units == "unknown" or rng.random() < augmentation.unit_lost
-    scale = neuron.scale_at(rate, as_unknown)
+    scale = neuron.unknown if as_unknown else neuron.scale
     factor = 1.0 if as_unknown else float(np.exp(augmentation.gain * rng.normal()))
-    values = (values - scale.baseline) / scale.divisor * factor
-    noise, own_rate = float(scale.noise / scale.divisor * factor), float(scale.rate)
+    values = (values - scale.baseline[0]) / scale.divisor[0] * factor
+    noise = scale.noise[0] / scale.divisor[0] * factor
+    frame_rate = scale.rate[0] if scale.rate[0] < 0.75 * stretch.rate else stretch.rate  # slower if interpolated
+    own_rate = min(rate, frame_rate)
+    noise *= np.sqrt(own_rate / frame_rate)  # averaging white noise over longer frames
     if rng.random() < augmentation.noisier:
         present, own_rate = noise_level_of(noise, own_rate), rate
         lowest = max(present, _CLEAN)
@@ -190,57 +179,6 @@ def draw_example(
     weight[cut.length - cut.after :] = False
     units = "unknown" if as_unknown else "dff"
     return trace, stretch.counts(edges), weight.astype(float), conditions_of(np.array([noise]), own_rate, units)[0]
-
-
-def scale_at_rates(stretches: tuple[Stretch, ...], native: Scale, units: str) -> tuple[Array, Scale]:
-    """Measure a trace of one ROI on slower and slower clocks, as recordings of those rates would be measured.
-
-    What is taken for noise are steps between frames. The slower the clock, the more of a step is calcium, and the less
-    of it shrinks as white noise would; a network must be told in training what it will be told of real recordings.
-
-    Parameters
-    ----------
-    stretches : tuple of Stretch
-    native : Scale
-        At the frame rate of the recording.
-    units : str
-        As in :func:`~nwb_calcium_lvm.spikes.traces.scale_of`.
-
-    Returns
-    -------
-    rates, scale
-        The frame rate first, each shape (rate,).
-    """
-    fastest = float(np.median([s.rate for s in stretches]))
-    rates, scales = [fastest], [native]
-    for rate in fastest / _RUNG ** np.arange(1, 60):
-        if rate < _SLOWEST_RUNG:
-            break
-        found = _scale_on_clock(stretches, rate, units)
-        if found is None:
-            break
-        rates.append(rate)
-        scales.append(found)
-    return np.array(rates), Scale(*(np.concatenate(parts) for parts in zip(*scales, strict=True)))
-
-
-def _scale_on_clock(stretches: tuple[Stretch, ...], rate: float, units: str) -> Scale | None:
-    """Measure the trace averaged to that rate; None where it has no frames then."""
-    values, observed, lengths = [], [], []
-    for s in stretches:
-        n = int((s.times[-1] - s.times[0]) * rate)
-        if n < 3:
-            continue
-        edges = s.times[0] + np.arange(n + 1) / rate
-        values.append(average_over(s.values, s.times, edges))
-        middle = np.searchsorted(s.times, 0.5 * (edges[1:] + edges[:-1]))
-        observed.append(s.observed[np.minimum(middle, len(s.times) - 1)])
-        lengths.append(n)
-    if not lengths or not np.concatenate(observed).any():
-        return None
-    ends = np.cumsum(lengths)
-    segments = Segments(np.column_stack([ends - lengths, ends]))
-    return scale_of(np.concatenate(values)[:, None], np.concatenate(observed)[:, None], segments, rate, units)
 
 
 def _at_another_rate(

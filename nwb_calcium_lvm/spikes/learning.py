@@ -15,7 +15,7 @@ from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.spikes.calibration import WINDOWS, Calibration, find_dispersion, find_gain
 from nwb_calcium_lvm.spikes.clocks import count_over, frame_edges, integrate_over
 from nwb_calcium_lvm.spikes.configs import S2SConfig
-from nwb_calcium_lvm.spikes.examples import Cut, Neuron, Stretch, scale_at_rates, target_spread
+from nwb_calcium_lvm.spikes.examples import Cut, Neuron, Stretch, target_spread
 from nwb_calcium_lvm.spikes.inference import Networks, rates_of, seen_as
 from nwb_calcium_lvm.spikes.traces import scale_of
 from nwb_calcium_lvm.spikes.training import Report, cut_of, train
@@ -46,7 +46,7 @@ def neurons_of(
         for recording, times, group in zip(recordings, spikes, groups, strict=True)
         for roi in np.flatnonzero(recording.usable)
     ]
-    kept = [n for n in out if n is not None]
+    kept = [n for n in out if n.stretches]
     if not kept:
         raise DataError(
             f"None of {sum(r.n_rois for r in recordings)} ROIs can be learned from (n_samples={len(recordings[0])} "
@@ -56,7 +56,7 @@ def neurons_of(
     return kept
 
 
-def _neuron(recording: Recording, spikes: Array, group: Any, config: S2SConfig, cut: Cut) -> Neuron | None:
+def _neuron(recording: Recording, spikes: Array, group: Any, config: S2SConfig, cut: Cut) -> Neuron:
     parts = [
         _stretch(recording, int(a), int(b), spikes)
         for a, b in recording.segments.bounds
@@ -65,13 +65,9 @@ def _neuron(recording: Recording, spikes: Array, group: Any, config: S2SConfig, 
     stretches = tuple(s for s in parts if s.observed.any())
     units = seen_as(recording, config)
     rate = recording.sampling_rate or 1.0
-    if not stretches:
-        return None
-    known, unknown = (
-        scale_at_rates(stretches, scale_of(recording.dff, recording.mask, recording.segments, rate, u), u)
-        for u in (units, "unknown")
-    )
-    return Neuron(stretches, known[0], known[1], unknown[1], units, str(group), target_spread(stretches, cut))
+    scales = [scale_of(recording.dff, recording.mask, recording.segments, rate, u) for u in (units, "unknown")]
+    spread = target_spread(stretches, cut) if stretches else 1.0
+    return Neuron(stretches, scales[0], scales[1], units, str(group), spread)
 
 
 def _stretch(recording: Recording, a: int, b: int, spikes: Array) -> Stretch:
