@@ -51,11 +51,7 @@ OF_PUBLISHED = {
 }
 OF_DEFAULT = {
     "default": {},
-    "16 examples a step": {"batch_size": 16},
-    "16 examples a step, 3,000 steps": {"batch_size": 16, "steps": 3000},
-    "16 examples a step, three quarters slower, from 4 Hz": {"batch_size": 16, "resampled": 0.75, "slowest": 4.0},
-    "16 examples a step, nine tenths slower": {"batch_size": 16, "resampled": 0.9},
-    "examples of 12 s": {"seconds": 12.0},
+    "three quarters slower, from 4 Hz": {"resampled": 0.75, "slowest": 4.0},
     "7.5 Hz only": {"resampled": 1.0, "slowest": 7.3, "fastest": 7.7},
     "without conditions": {"conditioned": False},
     "context of ± 0.9 s": {"dilations": (1, 1)},
@@ -64,7 +60,6 @@ OF_DEFAULT = {
     "no slower clocks": {"resampled": 0.0},
     "z-scores": {"scaling": "zscore"},
 }
-OF_LOSS = {"mixed": {}, "Pearson only": {"loss": "pearson"}}
 SMOOTHED = SpikeScoring(smooth_rate=25.0)
 FINE = SpikeScoring(bin_rate=100.0, smooth_rate=100.0)
 
@@ -169,12 +164,14 @@ def as_probability(made):
 
 
 def run_loss(args, neurons, keep):
-    for name, changes in pick(OF_LOSS, args):
-        for fold in FIXED:
-            learned, left_out = parted(neurons, fold)
-            path = where(args, "loss", name, fold) if changes else args.checkpoints / "default" / fold / "seed0.npz"
-            made, seconds = trained(DEFAULT.changed(**changes), args.seed, learned, path)
-            keep("loss", name, fold, of_summary(made, left_out, seconds))
+    name, config = "Pearson only", DEFAULT.changed(loss="pearson")
+    both = json.loads((args.out / "spike_folds.json").read_text())["results"]["default, seed 0"]
+    for fold in FIXED:
+        learned, left_out = parted(neurons, fold)
+        made, seconds = trained(config, args.seed, learned, where(args, "loss", name, fold))
+        keep("loss", name, fold, of_summary(made, left_out, seconds))
+        kept = ("p25", "c30", "bias", "error")
+        keep("loss", "both, the default", fold, {"seconds": None, **{k: both[fold][k] for k in kept}})
 
 
 def run_default(args, neurons, keep):
@@ -220,10 +217,8 @@ def run_spikefinder(args, neurons, keep):
         for k, v in tables.items():
             for i in range(part, len(v), 3):
                 found[k][i] = scores(made, [v[i]])[0]
-    unseen, _ = trained(DEFAULT, args.seed, others, where(args, "spikefinder", "default", "none"))
     for k, v in tables.items():
         keep("spikefinder", "default, two thirds of the neurons learned", str(k), summarise_spikes(found[k])._asdict())
-        keep("spikefinder", "default, none of them learned", str(k), of_summary(unseen, v, None))
         for name, options in UNTRAINED.items():
             made = OASISSpikeEstimator(spike_amplitude=1.0, **options).fit(v[0].recording)
             keep("spikefinder", name, str(k), of_summary(made, v, None))

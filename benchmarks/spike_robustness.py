@@ -95,12 +95,31 @@ def cascade_at_noise(args, neurons, noisy):
     return out
 
 
-def only_cascade(args, found):
-    """Put CASCADE's scores beside what an earlier run has found of the others."""
+def add(args, of_cascade):
+    """Put what needs none of the default's checkpoints beside what an earlier run has found."""
     path = args.out / "spike_robustness.json"
     record = json.loads(path.read_text())
-    record["results"][f"noise_{NU:g}_cascade"] = rounded(found)
+    apart = interneurons(Path(os.environ["NWB_CALCIUM_LVM_DATA"]))
+    record["results"] |= rounded({f"noise_{NU:g}_cascade": of_cascade, "interneurons": apart})
     path.write_text(json.dumps(record, indent=1, allow_nan=True) + "\n", encoding="utf-8")
+    show_noise({"one network": record["results"][f"noise_{NU:g}"], "CASCADE": of_cascade})
+    show_interneurons(apart)
+
+
+def show_noise(compared):
+    table(
+        ["left out", *(f"{k}, c30 at nu {NU:g}" for k in compared)],
+        [[f, *(f"{v[f]['c30']:.3f}" for v in compared.values())] for f in FOLDS]
+        + [["mean", *(f"{np.mean([v[f]['c30'] for f in FOLDS]):.3f}" for v in compared.values())]],
+    )
+
+
+def show_interneurons(apart):
+    columns = ("p25", "c30", "bias", "error", "ratio")
+    table(
+        ["interneurons", "neurons", *columns[:-1], "predicted / true"],
+        [[k, v["n_neurons"], *(f"{v[c]:.3f}" for c in columns)] for k, v in apart.items()],
+    )
 
 
 def at_noise(made, noisy):
@@ -110,7 +129,7 @@ def at_noise(made, noisy):
 
 def main():
     args = parser(__doc__, 1)
-    args.add_argument("--only-cascade", action="store_true", help="add CASCADE's scores to the results there are")
+    args.add_argument("--add", action="store_true", help="only CASCADE and interneurons, beside older results")
     args.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
     args.add_argument("--weights", type=Path, help="file of weights to put the calibration into")
     args = args.parse_args()
@@ -118,8 +137,8 @@ def main():
     warnings.simplefilter("ignore", DataWarning)
     neurons = read(Path(os.environ["NWB_CALCIUM_LVM_DATA"]))
     noisy = noisy_sets(neurons)
-    if args.only_cascade:
-        only_cascade(args, cascade_at_noise(args, neurons, noisy))
+    if args.add:
+        add(args, cascade_at_noise(args, neurons, noisy))
         return
     rates, rates_of_mean, noise, noise_of_mean, pairs = {}, {}, {}, {}, {}
     for fold in FOLDS:
@@ -142,16 +161,11 @@ def main():
     table(
         ["left out", *map(str, RATES)], [[f, *(f"{rates[f].get(f'{r:g}', np.nan):.3f}" for r in RATES)] for f in FOLDS]
     )
-    drops = {
-        r: [v["30"] - v[r] for v in rates_of_mean.values() if r in v and "30" in v] for r in ("100", "60", "15", "7.5")
-    }
-    print("Mean of networks, c30 lost from 30 Hz:", {r: f"{np.mean(d):.3f}" for r, d in drops.items()})
+    for name, found in (("One network", rates), (f"Mean of {len(members)}", rates_of_mean)):
+        lost = {r: [v["30"] - v[r] for v in found.values() if {r, "30"} <= set(v)] for r in ("100", "60", "15", "7.5")}
+        print(f"{name}, c30 lost from 30 Hz:", {r: f"{np.mean(d):.3f}" for r, d in lost.items()})
     compared = {"one network": noise, f"mean of {len(members)}": noise_of_mean, "CASCADE": of_cascade}
-    table(
-        ["left out", *(f"{k}, c30 at nu {NU:g}" for k in compared)],
-        [[f, *(f"{v[f]['c30']:.3f}" for v in compared.values())] for f in FOLDS]
-        + [["mean", *(f"{np.mean([v[f]['c30'] for f in FOLDS]):.3f}" for v in compared.values())]],
-    )
+    show_noise(compared)
     table(
         ["left out", "predicted / true", *(f"{w:.3g} s" for w in WINDOWS)],
         [[f, f"{v['ratio']:.2f}", *(f"{c:.2f}" for c in v["coverage"])] for f, v in intervals.items()],
@@ -162,13 +176,7 @@ def main():
         [[k, *(f"{v[n][m]:.3f}" for n in ("4", "5") for m in ("p25", "c30"))] for k, v in unknown.items()],
     )
     apart = interneurons(Path(os.environ["NWB_CALCIUM_LVM_DATA"]))
-    table(
-        ["interneurons", "neurons", "p25", "c30", "bias", "error", "predicted / true"],
-        [
-            [k, v["n_neurons"], *(f"{v[c]:.3f}" for c in ("p25", "c30", "bias", "error", "ratio"))]
-            for k, v in apart.items()
-        ],
-    )
+    show_interneurons(apart)
     results = {
         "frame_rates": rates,
         f"frame_rates_mean_of_{len(members)}": rates_of_mean,
@@ -180,11 +188,7 @@ def main():
         "interneurons": apart,
     }
     weights = args.weights
-    args.checkpoints, args.weights, args.only_cascade = (
-        None,
-        None,
-        None,
-    )  # folders of one machine are not part of the result
+    args.checkpoints = args.weights = args.add = None  # folders of one machine are not part of the result
     write("spike_robustness", args, began, results)
     if weights is not None:
         recalibrate(weights, pairs)
