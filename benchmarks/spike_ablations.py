@@ -9,7 +9,7 @@
 - default: the default network with one choice changed at a time; trained on the eight folds' sets and the two extra
   ones, tested on the seven others, which is where its choices were made.
 - loss: the default network beside one of the same shape trained for correlation only, on the two folds.
-- spikefinder: Spikefinder's sets 4 to 6, a third of the neurons left out at a time, as traces of unknown unit; without
+- spikefinder: Spikefinder's sets 4 to 6, half of the neurons left out at a time, as traces of unknown unit; without
   DS17, whose neurons set 6 holds again.
 
 What is in CHECKPOINTS is not trained again, and results/spike_ablations.json grows with every run. One to two minutes a
@@ -211,14 +211,14 @@ def run_spikefinder(args, neurons, keep):
     tables = {k: read_spikefinder(root / f"{k}.train.calcium.csv.gz") for k in (4, 5, 6)}
     others = [n for n in neurons if not n.dataset.startswith("DS17")]
     found = {k: [None] * len(v) for k, v in tables.items()}
-    for part in range(3):
-        learned = others + [n for v in tables.values() for i, n in enumerate(v) if i % 3 != part]
+    for part in range(2):
+        learned = others + [n for v in tables.values() for i, n in enumerate(v) if i % 2 != part]
         made, _ = trained(DEFAULT, args.seed, learned, where(args, "spikefinder", "default", str(part)))
         for k, v in tables.items():
-            for i in range(part, len(v), 3):
+            for i in range(part, len(v), 2):
                 found[k][i] = scores(made, [v[i]])[0]
     for k, v in tables.items():
-        keep("spikefinder", "default, two thirds of the neurons learned", str(k), summarise_spikes(found[k])._asdict())
+        keep("spikefinder", "default, half of the neurons learned", str(k), summarise_spikes(found[k])._asdict())
         for name, options in UNTRAINED.items():
             made = OASISSpikeEstimator(spike_amplitude=1.0, **options).fit(v[0].recording)
             keep("spikefinder", name, str(k), of_summary(made, v, None))
