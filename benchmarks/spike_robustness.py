@@ -2,29 +2,33 @@
 
     NWB_CALCIUM_LVM_DATA=FOLDER python benchmarks/spike_robustness.py --checkpoints CHECKPOINTS
 
-Trains nothing: it takes the weights that spike_folds.py has left in CHECKPOINTS (seed 0). Half a minute.
+Takes the weights that spike_folds.py has left in CHECKPOINTS: the default's seed 0, and the mean of all its seeds.
+Trains nothing but CASCADE's network for the noise level below, once (two minutes a set).
 
 - Frame rates: recordings that are fast enough are averaged to 100, 60, 30, 15 and 7.5 Hz.
-- Noise: white noise is added at 30 Hz (slower recordings: at their own rate) until the noise level is 4.
+- Noise: white noise is added at 30 Hz (slower recordings: at their own rate) until the noise level is 4; beside
+  CASCADE's network trained for that level without the set.
 - Intervals: 90 % intervals of counts, their dispersion from the other folds' left-out sets.
+- Interneurons: the package's weights on the sets that no network is trained on.
 - Spikefinder: sets 4 and 5, of which the package's weights have seen nothing, as traces of unknown unit (set 6 is DS17
   once more).
 
 --weights FILE puts the dispersion found on left-out sets into a file of weights.
 """
 
+import json
 import os
 import time
 import warnings
 from pathlib import Path
 
 import numpy as np
-from _common import parser, progress, table, write
-from spike_folds import FOLDS, read, scores
+from _common import parser, progress, rounded, table, write
+from spike_folds import FOLDS, INTERNEURONS, read, scores, together, train_cascade
 
 from nwb_calcium_lvm import Recording
-from nwb_calcium_lvm.exceptions import DataWarning
-from nwb_calcium_lvm.io import GroundTruth, read_spikefinder
+from nwb_calcium_lvm.exceptions import DataError, DataWarning
+from nwb_calcium_lvm.io import GroundTruth, read_ground_truth, read_spikefinder
 from nwb_calcium_lvm.metrics import summarise_spikes
 from nwb_calcium_lvm.preprocessing import noise_level
 from nwb_calcium_lvm.provenance import Segments
@@ -68,35 +72,108 @@ def noisier(neuron, nu, rng):
     return GroundTruth(made, neuron.spikes, neuron.neuron, neuron.dataset, neuron.segment_numbers)
 
 
+def noisy_sets(neurons):
+    """Each left-out set at 30 Hz or its own slower rate, with noise of level NU: the same for every estimator."""
+    rng = np.random.default_rng(0)
+    out = {}
+    for fold in FOLDS:
+        left_out = [n for n in neurons if n.dataset.startswith(fold)]
+        at_30 = [at_rate(n, 30.0) if n.recording.sampling_rate > 30.0 else n for n in left_out]
+        out[fold] = [noisier(n, NU, rng) for n in at_30]
+    return out
+
+
+def cascade_at_noise(args, neurons, noisy, keep=None):
+    """Scores of CASCADE's network, trained for level NU, on the left-out sets at that level."""
+    out = {}
+    for fold in FOLDS:
+        learned = [n for n in neurons if not n.dataset.startswith(fold)]
+        path = args.checkpoints / f"cascade-level-{NU:g}" / fold / "seed0.npz"
+        made = train_cascade(0, learned, NU, path)
+        out[fold] = at_noise(made, noisy[fold])
+        progress(f"{fold}: CASCADE at nu {NU:g}: {out[fold]['c30']:.3f}")
+        if keep is not None:
+            keep(out)
+    return out
+
+
+def add(args, neurons, noisy):
+    """Put what needs none of the default's checkpoints beside what an earlier run has found."""
+    path = args.out / "spike_robustness.json"
+
+    def keep(**found):
+        record = json.loads(path.read_text())
+        record["results"] |= rounded(found)
+        path.write_text(json.dumps(record, indent=1, allow_nan=True) + "\n", encoding="utf-8")
+        return record["results"]
+
+    apart = interneurons(Path(os.environ["NWB_CALCIUM_LVM_DATA"]))
+    show_interneurons(apart)
+    results = keep(interneurons=apart)
+    of_cascade = cascade_at_noise(args, neurons, noisy, lambda found: keep(**{f"noise_{NU:g}_cascade": found}))
+    show_noise({"one network": results[f"noise_{NU:g}"], "CASCADE": of_cascade})
+
+
+def show_noise(compared):
+    table(
+        ["left out", *(f"{k}, c30 at nu {NU:g}" for k in compared)],
+        [[f, *(f"{v[f]['c30']:.3f}" for v in compared.values())] for f in FOLDS]
+        + [["mean", *(f"{np.mean([v[f]['c30'] for f in FOLDS]):.3f}" for v in compared.values())]],
+    )
+
+
+def show_interneurons(apart):
+    columns = ("p25", "c30", "bias", "error", "ratio")
+    table(
+        ["interneurons", "neurons", *columns[:-1], "predicted / true"],
+        [[k, v["n_neurons"], *(f"{v[c]:.3f}" for c in columns)] for k, v in apart.items()],
+    )
+
+
+def at_noise(made, noisy):
+    found = summarise_spikes(scores(made, noisy))
+    return {"p25": found.p25, "c30": found.c30, "bias": found.bias, "error": found.error}
+
+
 def main():
     args = parser(__doc__, 1)
+    args.add_argument("--add", action="store_true", help="only CASCADE and interneurons, beside older results")
     args.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
     args.add_argument("--weights", type=Path, help="file of weights to put the calibration into")
     args = args.parse_args()
     began = time.perf_counter()
     warnings.simplefilter("ignore", DataWarning)
     neurons = read(Path(os.environ["NWB_CALCIUM_LVM_DATA"]))
-    rng = np.random.default_rng(0)
-    rates, noise, pairs = {}, {}, {}
+    noisy = noisy_sets(neurons)
+    if args.add:
+        add(args, neurons, noisy)
+        return
+    rates, rates_of_mean, noise, noise_of_mean, pairs = {}, {}, {}, {}, {}
     for fold in FOLDS:
-        s2s = S2SSpikeEstimator.from_pretrained(args.checkpoints / "default" / fold / "seed0.npz")
+        there = sorted((args.checkpoints / "default" / fold).glob("seed[0-2].npz"))
+        members = [S2SSpikeEstimator.from_pretrained(p) for p in there]
+        s2s, mean = members[0], together(members)
         left_out = [n for n in neurons if n.dataset.startswith(fold)]
         typical = float(np.median([n.recording.sampling_rate for n in left_out]))
-        rates[fold] = {
-            f"{r:g}": summarise_spikes(scores(s2s, [at_rate(n, r) for n in left_out])).c30
-            for r in RATES
-            if typical >= 1.5 * r or abs(typical / r - 1) < 0.1  # averaging over little more than a frame only blurs
-        }
-        at_30 = [at_rate(n, 30.0) if n.recording.sampling_rate > 30.0 else n for n in left_out]
-        found = summarise_spikes(scores(s2s, [noisier(n, NU, rng) for n in at_30]))
-        noise[fold] = {"p25": found.p25, "c30": found.c30, "bias": found.bias, "error": found.error}
+        for made, kept in ((s2s, rates), (mean, rates_of_mean)):
+            kept[fold] = {
+                f"{r:g}": summarise_spikes(scores(made, [at_rate(n, r) for n in left_out])).c30
+                for r in RATES
+                if typical >= 1.5 * r or abs(typical / r - 1) < 0.1  # over little more than a frame it only blurs
+            }
+        noise[fold], noise_of_mean[fold] = at_noise(s2s, noisy[fold]), at_noise(mean, noisy[fold])
         pairs[fold] = [predicted_counts(n.recording, [n.spikes], s2s.networks_, s2s.config_)[0] for n in left_out]
-        progress(f"{fold}: {rates[fold]} nu {NU:g}: {found.c30:.3f}")
+        progress(f"{fold}: {rates[fold]} nu {NU:g}: {noise[fold]['c30']:.3f}")
+    of_cascade = cascade_at_noise(args, neurons, noisy)
     intervals = {fold: coverage(pairs, fold) for fold in FOLDS}
     table(
         ["left out", *map(str, RATES)], [[f, *(f"{rates[f].get(f'{r:g}', np.nan):.3f}" for r in RATES)] for f in FOLDS]
     )
-    table(["left out", f"c30 at nu {NU:g}"], [[f, f"{noise[f]['c30']:.3f}"] for f in FOLDS])
+    for name, found in (("One network", rates), (f"Mean of {len(members)}", rates_of_mean)):
+        lost = {r: [v["30"] - v[r] for v in found.values() if {r, "30"} <= set(v)] for r in ("100", "60", "15", "7.5")}
+        print(f"{name}, c30 lost from 30 Hz:", {r: f"{np.mean(d):.3f}" for r, d in lost.items()})
+    compared = {"one network": noise, f"mean of {len(members)}": noise_of_mean, "CASCADE": of_cascade}
+    show_noise(compared)
     table(
         ["left out", "predicted / true", *(f"{w:.3g} s" for w in WINDOWS)],
         [[f, f"{v['ratio']:.2f}", *(f"{c:.2f}" for c in v["coverage"])] for f, v in intervals.items()],
@@ -106,9 +183,20 @@ def main():
         ["Spikefinder", "set 4, p25", "c30", "set 5, p25", "c30"],
         [[k, *(f"{v[n][m]:.3f}" for n in ("4", "5") for m in ("p25", "c30"))] for k, v in unknown.items()],
     )
-    results = {"frame_rates": rates, f"noise_{NU:g}": noise, "intervals": intervals, "spikefinder": unknown}
+    apart = interneurons(Path(os.environ["NWB_CALCIUM_LVM_DATA"]))
+    show_interneurons(apart)
+    results = {
+        "frame_rates": rates,
+        f"frame_rates_mean_of_{len(members)}": rates_of_mean,
+        f"noise_{NU:g}": noise,
+        f"noise_{NU:g}_mean_of_{len(members)}": noise_of_mean,
+        f"noise_{NU:g}_cascade": of_cascade,
+        "intervals": intervals,
+        "spikefinder": unknown,
+        "interneurons": apart,
+    }
     weights = args.weights
-    args.checkpoints, args.weights = None, None  # folders of one machine are not part of the result
+    args.checkpoints = args.weights = args.add = None  # folders of one machine are not part of the result
     write("spike_robustness", args, began, results)
     if weights is not None:
         recalibrate(weights, pairs)
@@ -128,6 +216,24 @@ def spikefinder(root):
             fitted = model if name == "default" else model.fit(neurons[0].recording)
             found = summarise_spikes(scores(fitted, neurons))
             out.setdefault(name, {})[str(number)] = {"p25": found.p25, "c30": found.c30, "auc": found.auc}
+    return out
+
+
+def interneurons(root):
+    """Scores of the package's weights on sets of interneurons, of which they have seen none."""
+    made, out = S2SSpikeEstimator.from_pretrained(), {}
+    for folder in sorted((root / "ground_truth").iterdir()):
+        if not folder.name.startswith(INTERNEURONS):
+            continue
+        try:
+            neurons = read_ground_truth(folder)
+        except DataError as error:  # every clock of one set runs backward
+            progress(str(error))
+            continue
+        found = summarise_spikes(scores(made, neurons))._asdict()
+        pairs = [predicted_counts(n.recording, [n.spikes], made.networks_, made.config_)[0] for n in neurons]
+        totals = [p.total_rate / p.total_spikes for p in pairs if p is not None and p.total_spikes]
+        out[folder.name] = {**found, "ratio": float(np.median(totals))}
     return out
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from nwb_calcium_lvm import Recording
+from nwb_calcium_lvm.exceptions import DataError
 from nwb_calcium_lvm.preprocessing import noise_level
 from nwb_calcium_lvm.provenance import Segments
 from nwb_calcium_lvm.spikes import DEFAULT, PUBLISHED
@@ -119,6 +120,17 @@ def test_groups_are_drawn_by_the_root_of_their_size(rng):
 def test_the_published_target_is_cut_off():
     cut = cut_of(PUBLISHED)
     assert (cut.rate, cut.length, cut.target_sd, cut.target_reach) == (100.0, 1000, 0.05, 5)
+
+
+def test_examples_of_one_second_are_learned_from_to_their_ends(rng):
+    with pytest.raises(DataError, match="leaves nothing to learn from"):
+        cut_of(PUBLISHED.changed(seconds=1.0))
+    config = PUBLISHED.changed(seconds=1.0, margins=False)
+    cut = cut_of(config)
+    assert (cut.length, cut.before, cut.after) == (100, 0, 0)
+    x, counts = sparse(rng)
+    (neuron,) = neurons_of([Recording(x, sampling_rate=30.0)], [[np.flatnonzero(counts[:, 0]) / 30]], ["a"], config)
+    assert draw_batch([neuron], np.ones(1), cut, PLAIN, 8, rng).weight.min() == 1.0
 
 
 def test_gain_and_dispersion(rng):

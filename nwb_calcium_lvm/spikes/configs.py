@@ -25,6 +25,9 @@ class Training:
         Weight of the squared error in ``"mixed"``.
     seconds : float
         Length of an example, its margins included.
+    margins : bool
+        Whether the ends of an example, where the network would see beyond it, teach nothing. False: they do, with zeros
+        beyond, as published for examples of 1 s.
     target_sd : float
         Standard deviation of the Gaussian that smooths the target, in s; 0 for raw counts.
     target_reach : int
@@ -52,6 +55,7 @@ class Training:
     loss: str = "mixed"
     squared_share: float = 1.0
     seconds: float = 20.0
+    margins: bool = True
     target_sd: float = 0.04
     target_reach: int = 0
     batch_size: int = 32

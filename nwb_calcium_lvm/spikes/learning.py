@@ -145,12 +145,14 @@ def calibrate(
     recordings: list[Recording], spikes: list[list[Array]], groups: list[Any], networks: Networks, config: S2SConfig
 ) -> Calibration:
     """Find the gain and the dispersion of counts from predictions for neurons with known spikes."""
+    if not config.calibrated:
+        return Calibration(1.0, np.array(WINDOWS), np.ones(len(WINDOWS)), 0)
     pairs = [pair for r, s in zip(recordings, spikes, strict=True) for pair in predicted_counts(r, s, networks, config)]
     labels = np.array([str(g) for r, g in zip(recordings, groups, strict=True) for _ in range(r.n_rois)])
     known = [i for i, p in enumerate(pairs) if p is not None]
     kept = [p for p in pairs if p is not None]
-    if not config.calibrated or not kept:
-        return Calibration(1.0, np.array(WINDOWS), np.ones(len(WINDOWS)), len(kept))
+    if not kept:
+        return Calibration(1.0, np.array(WINDOWS), np.ones(len(WINDOWS)), 0)
     totals = np.array([[p.total_rate, p.total_spikes] for p in kept])
     gain = find_gain(totals[:, 0], totals[:, 1], labels[known])
     dispersion = []

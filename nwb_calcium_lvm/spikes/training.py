@@ -48,7 +48,7 @@ def cut_of(config: S2SConfig) -> Cut:
     """Return how examples are cut for a configuration."""
     shape, training = config.architecture, config.training
     length = round(training.seconds * shape.rate) // shape.stride * shape.stride
-    before, after = context(shape)
+    before, after = context(shape) if training.margins else (0, 0)
     if length <= before + after:
         raise DataError(
             f"seconds={training.seconds:g} leaves nothing to learn from: the network looks {before / shape.rate:.3g} s "
