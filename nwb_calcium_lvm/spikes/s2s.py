@@ -14,15 +14,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from nwb_calcium_lvm._recording_checks import shorten
 from nwb_calcium_lvm.exceptions import DataError, DataWarning
-from nwb_calcium_lvm.preprocessing import noise_level
 from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.result import NamedArray
 from nwb_calcium_lvm.spikes import interpretation
-from nwb_calcium_lvm.spikes.base import FineRates, SpikeEstimator, frame_durations
+from nwb_calcium_lvm.spikes.base import FineRates, SpikeEstimator
 from nwb_calcium_lvm.spikes.calibration import Calibration, count_interval
 from nwb_calcium_lvm.spikes.configs import CONFIGS, S2SConfig
 from nwb_calcium_lvm.spikes.inference import Networks, fine_rates, rates_of
-from nwb_calcium_lvm.spikes.inputs import Given, check_units, spike_times, take
+from nwb_calcium_lvm.spikes.inputs import Findings, Given, frame_durations, look_at, spike_times, take, warn_of_units
 from nwb_calcium_lvm.spikes.learning import learn
 from nwb_calcium_lvm.spikes.weights import members_from_arrays, members_to_arrays, read_weights, write_weights
 
@@ -195,7 +194,7 @@ class S2SSpikeEstimator(SpikeEstimator):
         seeds = [int(s) for s in rng.randint(2**31 - 1, size=n)]
         recordings = [item.recording for item in given.items]
         for recording in recordings:
-            check_units(recording)
+            warn_of_units(look_at(recording))
         folder = None if self.checkpoint_dir is None or start is not None else Path(self.checkpoint_dir)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -241,9 +240,8 @@ class S2SSpikeEstimator(SpikeEstimator):
         rate, lag = self.config_.architecture.rate, float(self.lag)
         return [FineRates(t + lag, rate, r) for t, r in fine_rates(recording, self.networks_, self.config_)]
 
-    def _check(self, recording: Recording) -> None:
-        check_units(recording)
-        self._check_rois(recording)
+    def _warn_of(self, found: Findings, recording: Recording) -> None:
+        super()._warn_of(found, recording)
         rate = recording.sampling_rate or 1.0
         low, high = self.rate_range_
         if not low <= rate <= high:
@@ -255,30 +253,16 @@ class S2SSpikeEstimator(SpikeEstimator):
             )
         if recording.units != "dff":
             return
-        nu = self._noise(recording)
-        outside = (nu > self.noise_range_[1]) & recording.usable
+        nu = np.nan_to_num(found.noise_level)
+        outside = (nu > self.noise_range_[1]) & found.usable
         if outside.any():
             warnings.warn(
-                f"{outside.sum()} of {recording.n_rois} ROIs are noisier (ν up to {nu[outside].max():.3g} %/√Hz) than "
+                f"{outside.sum()} of {len(nu)} ROIs are noisier (ν up to {nu[outside].max():.3g} %/√Hz) than "
                 f"what the networks were trained on (up to {self.noise_range_[1]:g}): "
-                f"{shorten(recording.roi_ids[outside])}. Their rates are hardly more than a guess.",
+                f"{shorten(found.roi_ids[outside])}. Their rates are hardly more than a guess.",
                 DataWarning,
                 stacklevel=4,
             )
-
-    def _check_rois(self, recording: Recording) -> None:
-        if not recording.usable.all():
-            warnings.warn(
-                f"{np.sum(~recording.usable)} of {recording.n_rois} ROIs are constant or never observed, and their "
-                f"rates are NaN: {shorten(recording.roi_ids[~recording.usable])}.",
-                DataWarning,
-                stacklevel=5,
-            )
-
-    def _noise(self, recording: Recording) -> NDArray[np.floating]:
-        return np.nan_to_num(
-            noise_level(recording.dff, recording.sampling_rate or 1.0, recording.mask, recording.segments)
-        )
 
     def predict_interval(
         self, X: Any, alpha: float = 0.1, *, window: float | None = None, groups: Any = None
@@ -335,7 +319,7 @@ class S2SSpikeEstimator(SpikeEstimator):
             ``"time"`` in s from the first frame, ``"input"``, the layers by name in order, ``"output"``.
         """
         check_is_fitted(self)
-        recording = self._only_one(take(self, X))
+        recording = take(self, X).only_one("a set of layers")
         if recording.n_rois != 1 or len(recording.segments) != 1:
             raise DataError(
                 f"X has {recording.n_rois} ROIs in {len(recording.segments)} segments; expected one ROI without gaps, "
@@ -350,14 +334,13 @@ class S2SSpikeEstimator(SpikeEstimator):
 
     # -- On disk and in results -----------------------------------------------------------------------------------
 
-    def _parameters(self, recording: Recording) -> dict[str, NamedArray]:
-        found = super()._parameters(recording)
-        nu = np.nan_to_num(found["noise_level"].values, nan=np.inf)
-        trusted = (nu <= self.noise_range_[1]) & recording.usable
-        found["in_training_range"] = NamedArray(
+    def _parameters(self, found: Findings) -> dict[str, NamedArray]:
+        parameters = super()._parameters(found)
+        trusted = (np.nan_to_num(found.noise_level, nan=np.inf) <= self.noise_range_[1]) & found.usable
+        parameters["in_training_range"] = NamedArray(
             trusted, ("roi",), "bool", "Whether the noise level lies in the range that the networks were trained on."
         )
-        return found
+        return parameters
 
     def _about(self) -> dict[str, Any]:
         about = super()._about()
