@@ -63,7 +63,8 @@ class RecordingStream:
 
     def __repr__(self) -> str:
         n_frames, n_rois = self.shape
-        return f"RecordingStream({n_rois} ROIs x {n_frames} frames, {self.frames.sampling_rate:.4g} Hz)"
+        rate = self.frames.sampling_rate
+        return f"RecordingStream({n_rois} ROIs x {n_frames} frames, {'?' if rate is None else f'{rate:.4g}'} Hz)"
 
     @classmethod
     def of(cls, recording: Recording) -> RecordingStream:

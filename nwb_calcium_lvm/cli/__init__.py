@@ -228,7 +228,7 @@ def spikes(
             beside_suite2p=write_suite2p,
             in_place=in_place,
         )
-        run_spikes(reading, estimator, output, say, dry_run=dry_run)
+        run_spikes(reading, estimator, output, say, dry_run=dry_run, verbose=0 if quiet else 1)
 
 
 @app.command("train-s2s")

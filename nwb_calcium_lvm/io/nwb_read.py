@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -166,15 +166,9 @@ class _Found:
     """What of a file is read: series, which of their ROIs, when, and what is known of them."""
 
     picks: list[Pick]
-    keep: NDArray[np.bool_]
+    columns: list[NDArray[np.integer]]  # of each series, those that are kept
     clock: _Clock
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def columns(self) -> list[NDArray[np.integer]]:
-        """Columns of each series that are kept."""
-        ends = np.cumsum([len(p.trace.rows) for p in self.picks])[:-1]
-        return [np.flatnonzero(k) for k in np.split(self.keep, ends)]
+    facts: dict[str, Any]
 
     def take(self, part: int, columns: slice) -> _Found:
         """Return the same of some of the kept columns of one series."""
@@ -220,7 +214,9 @@ def _find(
         "indicator": indicator or indicators.find(str(table.imaging_plane.indicator)),
         "source": _source(picks, nwbfile, path, rows, keep),
     }
-    return _Found(picks, keep, _clock(picks[0].trace.series, sampling_rate, table.imaging_plane), facts)
+    ends = np.cumsum([len(p.trace.rows) for p in picks])[:-1]
+    chosen: list[NDArray[np.integer]] = [np.flatnonzero(k) for k in np.split(keep, ends)]
+    return _Found(picks, chosen, _clock(picks[0].trace.series, sampling_rate, table.imaging_plane), facts)
 
 
 def _recording(found: _Found, traces: _Traces) -> Recording:

@@ -21,7 +21,7 @@ from nwb_calcium_lvm.spikes.traces import Scale, conditions_of, scale_of
 
 Array = NDArray[np.floating]
 
-_CHUNK = 8192  # samples of the network's clock computed at once, at most
+CHUNK = 8192  # samples of the network's clock computed at once, at most
 _ROWS = 64  # traces computed at once, at most
 
 
@@ -115,7 +115,7 @@ def run_networks(traces: Array, conditions: Array, networks: Networks, shape: Ar
     n_rows, n = traces.shape
     before, after = context(shape)
     # Few lengths and few numbers of rows, so that few programs are compiled.
-    length = min(_CHUNK, _power_of_two(n, shape.stride))
+    length = min(CHUNK, _power_of_two(n, shape.stride))
     rows = _power_of_two(n_rows, 1)
     n_chunks = -(-n // length)
     padded = np.pad(traces, ((0, 0), (before, n_chunks * length - n + after)), mode="edge").astype(np.float32)

@@ -26,6 +26,7 @@ from nwb_calcium_lvm.spikes.learning import learn
 from nwb_calcium_lvm.spikes.weights import members_from_arrays, members_to_arrays, read_weights, write_weights
 
 _log = logging.getLogger(__name__)
+_CLOSE = 0.01  # a rate this near to the range of rates, as a share of it, is in it
 _WEIGHT = "weight:"  # in saved files, before the name of each array of weights
 
 
@@ -244,7 +245,7 @@ class S2SSpikeEstimator(SpikeEstimator):
         super()._warn_of(found, recording)
         rate = recording.sampling_rate or 1.0
         low, high = self.rate_range_
-        if not low <= rate <= high:
+        if not low <= rate * (1 + _CLOSE) or not rate <= high * (1 + _CLOSE):
             warnings.warn(
                 f"The recording has {rate:.4g} frames per s; the networks were trained on {low:g} to {high:g}. Rates "
                 "are computed but have not been tested there.",

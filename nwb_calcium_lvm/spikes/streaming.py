@@ -21,7 +21,7 @@ from nwb_calcium_lvm.result import InferenceResult, NamedArray
 from nwb_calcium_lvm.spikes.inputs import frame_durations, look_at, take, together
 from nwb_calcium_lvm.stream import RecordingStream
 
-_LARGE = 512 * 2**20  # bytes of traces in single precision
+LARGE = 512 * 2**20  # bytes of traces in single precision
 
 ARRAYS = {
     "firing_rates": ("Hz", "Spikes per second."),
@@ -32,10 +32,12 @@ ARRAYS = {
 def stream_of(estimator: Any, X: Any, groups: Any, stream: bool | None, scratch: Any) -> tuple[RecordingStream, bool]:
     """Return X as a stream, and whether results are to go onto disk."""
     if isinstance(X, RecordingStream):
+        if X.frames.sampling_rate is None:
+            raise DataError(f"{X} says no sampling rate, and spikes per second cannot be had without one.")
         return X, stream is not False
     if isinstance(X, str | os.PathLike) and stream is not False:
         opened = open_stream(Path(X), estimator.sampling_rate, scratch)
-        if stream or opened.n_bytes > _LARGE:
+        if stream or opened.n_bytes > LARGE:
             return opened, True
     return RecordingStream.of(take(estimator, X, groups=groups).only_one("a result")), bool(stream)
 
