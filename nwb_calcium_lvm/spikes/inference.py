@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -45,7 +45,13 @@ def scale_recording(recording: Recording, config: S2SConfig) -> Scale:
     return scale_of(recording.dff, recording.mask, recording.segments, rate, seen_as(recording, config))
 
 
-def rates_of(recording: Recording, networks: Networks, config: S2SConfig, lag: float) -> Array:
+def rates_of(
+    recording: Recording,
+    networks: Networks,
+    config: S2SConfig,
+    lag: float,
+    seen: Callable[[NDArray[np.integer], float, Array], None] | None = None,
+) -> Array:
     """Return spikes per s on the recording's own clock, shape (time, roi).
 
     Parameters
@@ -56,9 +62,14 @@ def rates_of(recording: Recording, networks: Networks, config: S2SConfig, lag: f
     config : S2SConfig
     lag : float
         Rates are moved later by this, in s.
+    seen : callable, optional
+        Shown the rates on the networks' clock on the way, segment by segment and some ROIs at a time: which ROIs, the
+        first time, rates (time, roi).
     """
     rates = np.full(recording.shape, np.nan, np.float32)
     for rois, (a, b), start, found in _segment_rates(recording, networks, config):
+        if seen is not None:
+            seen(rois, start + lag, found)
         _, edges = _clock(recording, a, b)
         grid = grid_edges(start, len(found), config.architecture.rate)
         moved = edges - lag

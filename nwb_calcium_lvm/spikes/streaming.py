@@ -17,7 +17,7 @@ from nwb_calcium_lvm._core.persistence import state_of
 from nwb_calcium_lvm.exceptions import DataError
 from nwb_calcium_lvm.provenance import Source
 from nwb_calcium_lvm.recording import Recording
-from nwb_calcium_lvm.result import InferenceResult, NamedArray
+from nwb_calcium_lvm.result import InferenceResult, NamedArray, SpikeTimes
 from nwb_calcium_lvm.spikes.inputs import frame_durations, look_at, take, together
 from nwb_calcium_lvm.stream import RecordingStream
 
@@ -56,7 +56,13 @@ def open_stream(path: Path, rate: float | None, scratch: Any) -> RecordingStream
 
 
 def infer_stream(
-    estimator: Any, stream: RecordingStream, *, on_disk: bool, scratch: Any = None, verbose: int = 0
+    estimator: Any,
+    stream: RecordingStream,
+    *,
+    on_disk: bool,
+    scratch: Any = None,
+    spikes: float | None = None,
+    verbose: int = 0,
 ) -> InferenceResult:
     """Infer the rates of one block after the other.
 
@@ -68,15 +74,23 @@ def infer_stream(
         Whether results are put into a temporary file rather than into memory.
     scratch : path, optional
         Folder of that file.
+    spikes : float, optional
+        Least confidence of single spikes, which are looked for where it is given.
     verbose : int
         1 shows a progress bar.
     """
     sink = _Disk(scratch) if on_disk else _Memory(stream.shape)
     clock, found, blocks = stream.frames, [], []
+    events = SpikeTimes([], [])
     durations = frame_durations(clock).astype(np.float32)[:, None]
     with _progress(stream.shape[1], verbose) as done, _each_warning_once():
         for block in stream:
-            rates = estimator._rates(block)
+            if spikes is None:
+                rates = estimator._rates(block)
+            else:
+                rates, single = estimator._rates_and_spikes(block, spikes)
+                events.times.extend(single.times)
+                events.confidence.extend(single.confidence)
             sink.add({"firing_rates": rates, "expected_spikes": rates * durations})
             found.append(look_at(block))
             blocks.append(_Facts(block))
@@ -98,6 +112,7 @@ def infer_stream(
         metadata=clock.metadata,
         roi_metadata={k: np.concatenate([b.roi_metadata[k] for b in blocks]) for k in blocks[0].roi_metadata},
         fitted=state_of(estimator),
+        spikes=None if spikes is None else events,
     )
 
 
