@@ -21,9 +21,7 @@ from nwb_calcium_lvm.spikes.events import find_spikes
 
 def bumps(times, sizes, seconds=20.0, rate=50.0, sd=0.04, start=0.0):
     grid = start + np.arange(int(seconds * rate)) / rate
-    return sum(
-        n * np.exp(-0.5 * ((grid - t) / sd) ** 2) / (sd * np.sqrt(2 * np.pi)) for t, n in zip(times, sizes, strict=True)
-    )
+    return sum(n * norm.pdf(grid, t, sd) for t, n in zip(times, sizes, strict=True))
 
 
 def test_isolated_spikes_stand_where_they_were():

@@ -186,6 +186,10 @@ def spikes(
         str | None, typer.Option(help="Weights of s2s: a name, or a file that train-s2s wrote. Default: default.")
     ] = None,
     lag: Annotated[float, typer.Option(help="Move rates later by this many seconds.")] = 0.0,
+    single: Annotated[
+        float | None,
+        typer.Option(metavar="CONFIDENCE", help="Write single spikes of at least this confidence, too, such as 0.5."),
+    ] = None,
     plane: Plane = None,
     series: Series = None,
     sampling_rate: Rate = None,
@@ -228,7 +232,7 @@ def spikes(
             beside_suite2p=write_suite2p,
             in_place=in_place,
         )
-        run_spikes(reading, estimator, output, say, dry_run=dry_run, verbose=0 if quiet else 1)
+        run_spikes(reading, estimator, output, say, dry_run=dry_run, single=single, verbose=0 if quiet else 1)
 
 
 @app.command("train-s2s")

@@ -40,7 +40,14 @@ def spike_estimator(model: str, weights: str | None, lag: float) -> Any:
 
 
 def run_spikes(
-    reading: Reading, estimator: Any, output: Output, say: Say, *, dry_run: bool = False, verbose: int = 0
+    reading: Reading,
+    estimator: Any,
+    output: Output,
+    say: Say,
+    *,
+    dry_run: bool = False,
+    single: float | None = None,
+    verbose: int = 0,
 ) -> None:
     """Infer spike rates of every ROI and write them; recordings that are large for the memory block by block."""
     from nwb_calcium_lvm.io import plan_write, write_nwb, write_suite2p
@@ -49,6 +56,8 @@ def run_spikes(
         raise typer.BadParameter(
             f"{reading.path} is a Suite2p folder: --in-place is for NWB files. Use --out, or none."
         )
+    if single is not None and not hasattr(estimator, "predict_spikes"):
+        raise typer.BadParameter("--single is for --model s2s: nothing says how sure spikes of others are.")
     if output.beside_suite2p and not reading.is_suite2p:
         raise typer.BadParameter(f"--write-suite2p is for Suite2p folders, and {reading.path} is not one.")
     recording, stream = _opened(reading, output)
@@ -67,7 +76,7 @@ def run_spikes(
     started = time.monotonic()
     if not hasattr(estimator, "networks_"):
         estimator.fit(stream.frames)  # without spikes nothing is learned
-    result = estimator.infer(stream, stream=recording is None, scratch=plan.path.parent, verbose=verbose)
+    result = estimator.infer(stream, stream=recording is None, scratch=plan.path.parent, spikes=single, verbose=verbose)
     say(_summary(result, time.monotonic() - started))
     written = write_nwb(
         result, output.path, source=source, name=output.name, overwrite=output.overwrite, verbose=verbose
