@@ -65,7 +65,7 @@ def test_training_again_goes_on_from_its_checkpoints(truth, weights):
 def test_rates_of_an_nwb_file(model, weights, recording, tmp_path):
     out = tmp_path / "rates.nwb"
     options = ["--weights", weights] if model == "s2s" else []
-    options += ["--single", 0.05] if model == "s2s" else []
+    options += ["--spike-times"] if model == "s2s" else []
     done = run("spikes", recording, "--model", model, "-o", out, *options)
     assert done.exit_code == 0, done.output
     assert "Rates of 5 of 5 ROIs" in done.output
@@ -99,7 +99,7 @@ def test_a_dry_run_writes_nothing(weights, recording, tmp_path):
     [
         (["--model", "mlspike"], "expected one of s2s, oasis"),
         (["--model", "oasis", "--weights", "x.npz"], "deconvolution has none"),
-        (["--model", "oasis", "--single", "0.5"], "how sure spikes of others are"),
+        (["--model", "oasis", "--spike-times"], "how sure spikes of others are"),
         (["--in-place", "-o", "x.nwb"], "exclude each other"),
     ],
 )

@@ -186,10 +186,9 @@ def spikes(
         str | None, typer.Option(help="Weights of s2s: a name, or a file that train-s2s wrote. Default: default.")
     ] = None,
     lag: Annotated[float, typer.Option(help="Move rates later by this many seconds.")] = 0.0,
-    single: Annotated[
-        float | None,
-        typer.Option(metavar="CONFIDENCE", help="Write single spikes of at least this confidence, too, such as 0.5."),
-    ] = None,
+    spike_times: Annotated[
+        bool, typer.Option("--spike-times", help="Write single spikes with a confidence each, too.")
+    ] = False,
     plane: Plane = None,
     series: Series = None,
     sampling_rate: Rate = None,
@@ -232,7 +231,7 @@ def spikes(
             beside_suite2p=write_suite2p,
             in_place=in_place,
         )
-        run_spikes(reading, estimator, output, say, dry_run=dry_run, single=single, verbose=0 if quiet else 1)
+        run_spikes(reading, estimator, output, say, dry_run=dry_run, spike_times=spike_times, verbose=0 if quiet else 1)
 
 
 @app.command("train-s2s")

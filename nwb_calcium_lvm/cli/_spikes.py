@@ -46,7 +46,7 @@ def run_spikes(
     say: Say,
     *,
     dry_run: bool = False,
-    single: float | None = None,
+    spike_times: bool = False,
     verbose: int = 0,
 ) -> None:
     """Infer spike rates of every ROI and write them; recordings that are large for the memory block by block."""
@@ -56,8 +56,8 @@ def run_spikes(
         raise typer.BadParameter(
             f"{reading.path} is a Suite2p folder: --in-place is for NWB files. Use --out, or none."
         )
-    if single is not None and not hasattr(estimator, "predict_spikes"):
-        raise typer.BadParameter("--single is for --model s2s: nothing says how sure spikes of others are.")
+    if spike_times and not hasattr(estimator, "predict_spikes"):
+        raise typer.BadParameter("--spike-times is for --model s2s: nothing says how sure spikes of others are.")
     if output.beside_suite2p and not reading.is_suite2p:
         raise typer.BadParameter(f"--write-suite2p is for Suite2p folders, and {reading.path} is not one.")
     recording, stream = _opened(reading, output)
@@ -76,7 +76,9 @@ def run_spikes(
     started = time.monotonic()
     if not hasattr(estimator, "networks_"):
         estimator.fit(stream.frames)  # without spikes nothing is learned
-    result = estimator.infer(stream, stream=recording is None, scratch=plan.path.parent, spikes=single, verbose=verbose)
+    result = estimator.infer(
+        stream, stream=recording is None, scratch=plan.path.parent, spikes=spike_times, verbose=verbose
+    )
     say(_summary(result, time.monotonic() - started))
     written = write_nwb(
         result, output.path, source=source, name=output.name, overwrite=output.overwrite, verbose=verbose

@@ -147,7 +147,7 @@ class SpikeEstimator(TransformerMixin, CalciumEstimator):
         groups: Any = None,
         stream: bool | None = None,
         scratch: str | Path | None = None,
-        spikes: float | None = None,
+        spikes: bool | float = False,
         verbose: int = 0,
     ) -> InferenceResult:
         """Return rates and expected spikes of one recording, ready to be written to NWB.
@@ -163,14 +163,14 @@ class SpikeEstimator(TransformerMixin, CalciumEstimator):
             are the same. Default: for files and folders with over 512 MB of traces.
         scratch : path, optional
             Folder of that temporary file, which is removed with the result. Default: the system's.
-        spikes : float, optional
-            Find single spikes, too, of at least this confidence: ``result.spikes``; see ``predict_spikes`` of the
-            estimators that have it.
+        spikes : bool or float
+            Find single spikes, too, as many as are expected, or all of at least this confidence: ``result.spikes``; see
+            ``predict_spikes`` of the estimators that have it.
         verbose : int
             1 shows a progress bar.
         """
         check_is_fitted(self)
-        if spikes is not None and not hasattr(self, "predict_spikes"):
+        if spikes is not False and not hasattr(self, "predict_spikes"):
             raise DataError(f"{type(self).__name__} finds no single spikes: nothing says how sure they are.")
         source, on_disk = stream_of(self, X, groups, stream, scratch)
         return infer_stream(self, source, on_disk=on_disk, scratch=scratch, spikes=spikes, verbose=verbose)

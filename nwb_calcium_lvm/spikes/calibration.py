@@ -81,7 +81,7 @@ def count_interval(expected: Array, dispersion: float, alpha: float) -> tuple[Ar
     return law.ppf(alpha / 2), law.ppf(1 - alpha / 2)
 
 
-def at_least(k: int, expected: Array, dispersion: float) -> Array:
+def at_least(k: Any, expected: Array, dispersion: float) -> Array:
     """Return the probability of a count of ``k`` or more under the same law."""
     return _law(expected, dispersion).sf(k - 1)
 

@@ -15,13 +15,13 @@ Array = NDArray[np.floating]
 WINDOW = 0.3  # s around a peak of the rate; targets are spikes smoothed by 0.04 s, so that it holds a spike whole
 
 
-def find_spikes(rates: Array, start: float, rate: float, dispersion: float, threshold: float) -> SpikeTimes:
+def find_spikes(rates: Array, start: float, rate: float, dispersion: float, threshold: float | None) -> SpikeTimes:
     """Find the spikes of each trace of a segment.
 
     Each peak of the rate stands for the spikes within half a window of it, as far as the valleys to its neighbours.
     With m expected there, the k-th spike is real with the probability that a negative binomial of mean m and the given
-    dispersion is k or more: its confidence. Spikes as likely as ``threshold`` are kept, K of them; the k-th is put
-    where (k - 1/2) / K of m has accumulated.
+    dispersion is k or more: its confidence. K spikes are kept, m rounded, or those of at least the confidence
+    ``threshold``; the k-th is put where (k - 1/2) / K of m has accumulated.
 
     Parameters
     ----------
@@ -31,31 +31,38 @@ def find_spikes(rates: Array, start: float, rate: float, dispersion: float, thre
         In s and Hz.
     dispersion : float
         φ in variance = m + φ m².
-    threshold : float
+    threshold : float, optional
         Least confidence, between 0 and 1.
     """
     found = [_of_one(r.astype(float), start, rate, dispersion, threshold) for r in rates.T]
     return SpikeTimes([t for t, _ in found], [c for _, c in found])
 
 
-def _of_one(rates: Array, start: float, rate: float, dispersion: float, threshold: float) -> tuple[Array, Array]:
+def _of_one(rates: Array, start: float, rate: float, dispersion: float, threshold: float | None) -> tuple[Array, Array]:
     none = np.zeros(0)
     if not np.isfinite(rates).all():
         return none, none
     until = np.concatenate([[0.0], np.cumsum(rates)]) / rate  # expected spikes before each limit between samples
     first, last = _around_peaks(rates, max(round(0.5 * WINDOW * rate), 1))
     expected = until[last] - until[first]
-    kept = at_least(1, expected, dispersion) >= threshold
-    first, last, expected = first[kept], last[kept], expected[kept]
-    columns: list[Array] = []
-    while not columns or (columns[-1] >= threshold).any():
-        columns.append(at_least(len(columns) + 1, expected, dispersion))
-    chances = np.stack(columns, axis=1)  # (peak, k - 1), falling with k
-    which, rank = np.nonzero(chances >= threshold)
-    sure, n = chances[which, rank], np.bincount(which, minlength=len(first))
+    n = _how_many(expected, dispersion, threshold)
+    which = np.repeat(np.arange(len(n)), n)
+    rank = np.arange(len(which)) - np.repeat(np.cumsum(n) - n, n)
     wanted = until[first[which]] + (rank + 0.5) / n[which] * expected[which]
     times = start + (np.interp(wanted, until, np.arange(len(until))) - 0.5) / rate
-    return times, sure
+    return times, at_least(rank + 1, expected[which], dispersion)
+
+
+def _how_many(expected: Array, dispersion: float, threshold: float | None) -> NDArray[np.integer]:
+    """Return how many spikes of each peak are kept."""
+    if threshold is None:
+        return np.floor(expected + 0.5).astype(int)
+    n = np.zeros(len(expected), int)
+    left = np.arange(len(expected))
+    while len(left):
+        left = left[at_least(n[left] + 1, expected[left], dispersion) >= threshold]
+        n[left] += 1
+    return n
 
 
 def _around_peaks(rates: Array, reach: int) -> tuple[NDArray[np.integer], NDArray[np.integer]]:

@@ -265,19 +265,22 @@ class S2SSpikeEstimator(SpikeEstimator):
                 stacklevel=4,
             )
 
-    def predict_spikes(self, X: Any, *, threshold: float = 0.5, groups: Any = None) -> SpikeTimes | list[SpikeTimes]:
+    def predict_spikes(
+        self, X: Any, *, threshold: float | None = None, groups: Any = None
+    ) -> SpikeTimes | list[SpikeTimes]:
         """Return single spikes with a confidence each; a list of these for a list of Recordings.
 
         Each peak of the rate stands for the spikes within 0.15 s of it, as far as the valleys to its neighbours. If m
         are expected there, the k-th is real with the probability that the true count, a negative binomial around m as
-        for :meth:`predict_interval`, is k or more.
+        for :meth:`predict_interval`, is k or more. By default as many are returned as are expected, m rounded, so that
+        their number is as well calibrated as the rates are.
 
         Parameters
         ----------
         X, groups
             As in :meth:`transform`.
-        threshold : float
-            Spikes less sure are left out.
+        threshold : float, optional
+            Return, instead, all spikes of at least this confidence.
         """
         check_is_fitted(self)
         given = take(self, X, groups=groups)
@@ -286,8 +289,10 @@ class S2SSpikeEstimator(SpikeEstimator):
             self._warn_of(look_at(item.recording), item.recording)
         return found if given.is_list else found[0]
 
-    def _rates_and_spikes(self, recording: Recording, threshold: float) -> tuple[NDArray[np.floating], SpikeTimes]:
-        if not 0 < threshold < 1:
+    def _rates_and_spikes(
+        self, recording: Recording, threshold: float | None
+    ) -> tuple[NDArray[np.floating], SpikeTimes]:
+        if threshold is not None and not 0 < threshold < 1:
             raise DataError(f"threshold={threshold!r} is not a confidence. Expected a number between 0 and 1.")
         if not self.config_.calibrated:
             raise DataError("This configuration gives no calibrated rates, hence no spikes. Use config='default'.")

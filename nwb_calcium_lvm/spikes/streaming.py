@@ -61,7 +61,7 @@ def infer_stream(
     *,
     on_disk: bool,
     scratch: Any = None,
-    spikes: float | None = None,
+    spikes: bool | float = False,
     verbose: int = 0,
 ) -> InferenceResult:
     """Infer the rates of one block after the other.
@@ -74,8 +74,8 @@ def infer_stream(
         Whether results are put into a temporary file rather than into memory.
     scratch : path, optional
         Folder of that file.
-    spikes : float, optional
-        Least confidence of single spikes, which are looked for where it is given.
+    spikes : bool or float
+        Whether to look for single spikes, or their least confidence.
     verbose : int
         1 shows a progress bar.
     """
@@ -85,10 +85,10 @@ def infer_stream(
     durations = frame_durations(clock).astype(np.float32)[:, None]
     with _progress(stream.shape[1], verbose) as done, _each_warning_once():
         for block in stream:
-            if spikes is None:
+            if spikes is False:
                 rates = estimator._rates(block)
             else:
-                rates, single = estimator._rates_and_spikes(block, spikes)
+                rates, single = estimator._rates_and_spikes(block, None if spikes is True else spikes)
                 events.times.extend(single.times)
                 events.confidence.extend(single.confidence)
             sink.add({"firing_rates": rates, "expected_spikes": rates * durations})
@@ -112,7 +112,7 @@ def infer_stream(
         metadata=clock.metadata,
         roi_metadata={k: np.concatenate([b.roi_metadata[k] for b in blocks]) for k in blocks[0].roi_metadata},
         fitted=state_of(estimator),
-        spikes=None if spikes is None else events,
+        spikes=None if spikes is False else events,
     )
 
 
