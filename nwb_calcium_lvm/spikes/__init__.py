@@ -8,5 +8,6 @@ give spikes per s on the recording's own clock and expected counts per frame, an
 from nwb_calcium_lvm.spikes.configs import DEFAULT, PUBLISHED, S2SConfig
 from nwb_calcium_lvm.spikes.oasis_estimator import OASISSpikeEstimator
 from nwb_calcium_lvm.spikes.s2s import S2SSpikeEstimator
+from nwb_calcium_lvm.spikes.scorers import SpikeScorer
 
-__all__ = ["DEFAULT", "PUBLISHED", "OASISSpikeEstimator", "S2SConfig", "S2SSpikeEstimator"]
+__all__ = ["DEFAULT", "PUBLISHED", "OASISSpikeEstimator", "S2SConfig", "S2SSpikeEstimator", "SpikeScorer"]

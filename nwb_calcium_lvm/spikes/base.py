@@ -27,7 +27,7 @@ from nwb_calcium_lvm.spikes.inputs import (
 )
 from nwb_calcium_lvm.spikes.streaming import infer_stream, stream_of
 
-METRICS = {"pearson": "pearson", "spearman": "spearman", "auc": "auc", "smooth_pearson": "smooth_pearson"}
+METRICS = ("pearson", "spearman", "auc", "smooth_pearson")
 
 
 class FineRates(NamedTuple):
@@ -113,7 +113,7 @@ class SpikeEstimator(TransformerMixin, CalciumEstimator):
         found = [s for s in self.score_each(X, y, groups=groups) if s is not None]
         if not found:
             raise DataError("No ROI of X can be scored: each needs 5 spikes in segments of at least 3.2 s.")
-        return float(np.nanmean([getattr(s, METRICS[metric]) for s in found]))
+        return float(np.nanmean([getattr(s, metric) for s in found]))
 
     def score_each(
         self, X: Any, y: Any, *, groups: Any = None, scoring: SpikeScoring | None = None
