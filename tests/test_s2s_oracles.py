@@ -156,6 +156,15 @@ def test_what_networks_are_shown_knows_no_shift_and_where_unknown_no_scale(rate,
     np.testing.assert_allclose(shown(2 * x, "dff")[1][:, 0], shown(x, "dff")[1][:, 0] + np.log(2), rtol=1e-9)
 
 
+@pytest.mark.parametrize(("units", "k", "b"), [("dff", 1.0, 0.7), ("unknown", 1.0, 0.7), ("unknown", 250.0, -40.0)])
+def test_rates_know_no_shift_and_where_unknown_no_scale(units, k, b, rng):
+    s2s = untrained()
+    x = rng.gamma(1.0, 0.1, (600, 2))
+    rates = [s2s.transform(Recording(y, sampling_rate=30.0, units=units)) for y in (x, k * x + b)]
+    np.testing.assert_allclose(rates[1], rates[0], rtol=1e-4, atol=1e-5)
+    assert np.ptp(rates[0]) > 0.1  # the networks do look at the trace
+
+
 def test_scales_written_out(rng):
     x = rng.gamma(1.0, 0.2, (1000, 2))
     mask = rng.random(x.shape) < 0.8
@@ -236,6 +245,7 @@ def test_frame_durations_and_counts_in_windows(rng):
     found = windowed(counts, segments, 5)
     for t in (2, 10, 17, 22, 40):
         np.testing.assert_allclose(found[t], counts[t - 2 : t + 3].sum(axis=0))
+    np.testing.assert_allclose(windowed(counts, segments, 4.6), found * 4.6 / 5)  # windows of no whole number of frames
     np.testing.assert_allclose(found[20], 3 * counts[20] + counts[21] + counts[22])  # the first stands for what is not
 
 
@@ -321,4 +331,4 @@ def test_short_recordings_give_rates(n):
 def test_frame_rates_outside_3_to_500_are_warned_of(rate, warned, recwarn, rng):
     x = 0.01 * np.sqrt(rate) * rng.normal(size=(200, 1))
     untrained().transform(Recording(x, timestamps=np.arange(200) / rate))
-    assert any("frames per s; the networks were trained on" in str(w.message) for w in recwarn) is warned
+    assert any("frames per s; the networks are for" in str(w.message) for w in recwarn) is warned

@@ -140,8 +140,13 @@ def test_spikes_of_a_simulated_session_are_found():
         assert ((found.confidence[roi] > 0) & (found.confidence[roi] <= 1)).all()
         assert (np.diff(found.times[roi]) >= 0).all()
     assert 2 * hits / (n + truths) > 0.6
-    late = S2SSpikeEstimator.from_pretrained(lag=1.0).predict_spikes(recording)
-    np.testing.assert_allclose(late.times[0], found.times[0] + 1.0, atol=1e-9)
+
+
+def test_a_lag_moves_spikes_later():
+    recording = Recording(np.random.default_rng(0).normal(size=(300, 1)) / 10, sampling_rate=30.0)
+    prompt, late = (untrained(lag=lag).predict_spikes(recording, threshold=0.05) for lag in (0.0, 1.0))
+    assert len(prompt.times[0]) > 3
+    np.testing.assert_allclose(late.times[0], prompt.times[0] + 1.0, atol=1e-9)
 
 
 def test_lists_trials_and_dead_rois():

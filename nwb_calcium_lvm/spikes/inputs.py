@@ -72,6 +72,7 @@ def _clocked(item: Trials, rate: float | None) -> Trials:
         sampling_rate=rate,
         roi_ids=recording.roi_ids,
         mask=recording.mask,
+        trials=recording.trials,
         units=recording.units,
         metadata=recording.metadata,
         source=recording.source,

@@ -67,7 +67,8 @@ class S2SSpikeEstimator(SpikeEstimator):
     history_ : ndarray, shape (check, 4)
         Network, steps, training loss, loss on the neurons left out (NaN without).
     noise_range_, rate_range_ : ndarray, shape (2,)
-        Noise levels ν (%/√Hz) and frame rates (Hz) that training covered; outside them a warning is given.
+        Noise levels ν (%/√Hz) that training covered, and frame rates (Hz) that the networks are for; outside them a
+        warning is given.
     card_ : dict
         What the networks were trained on.
 
@@ -247,8 +248,8 @@ class S2SSpikeEstimator(SpikeEstimator):
         low, high = self.rate_range_
         if not low <= rate * (1 + _CLOSE) or not rate <= high * (1 + _CLOSE):
             warnings.warn(
-                f"The recording has {rate:.4g} frames per s; the networks were trained on {low:g} to {high:g}. Rates "
-                "are computed but have not been tested there.",
+                f"The recording has {rate:.4g} frames per s; the networks are for {low:g} to {high:g}. Rates are "
+                "computed but have not been tested there.",
                 DataWarning,
                 stacklevel=4,
             )
@@ -331,6 +332,8 @@ class S2SSpikeEstimator(SpikeEstimator):
             raise DataError(f"alpha={alpha!r} is not a share. Expected a number between 0 and 1, such as 0.1.")
         if not self.config_.calibrated:
             raise DataError("This configuration gives no calibrated rates, hence no interval. Use config='default'.")
+        if window is not None and not window > 0:
+            raise DataError(f"window={window!r} is not a length of time. Expected s, above 0, or None.")
         given = take(self, X, groups=groups)
         low, high = [], []
         for item in given.items:
@@ -370,12 +373,18 @@ class S2SSpikeEstimator(SpikeEstimator):
                 f"X has {recording.n_rois} ROIs in {len(recording.segments)} segments; expected one ROI without gaps, "
                 "such as recording.isel(roi=[0])."
             )
-        return interpretation.layer_outputs(recording, self.networks_, self.config_, member)
+        return interpretation.layer_outputs(recording, self.networks_, self.config_, self._checked_member(member))
 
     def frequency_response(self, *, member: int = 0) -> interpretation.FrequencyResponse:
         """Return the summed amplitude responses of one network's analysis and synthesis filters."""
         check_is_fitted(self)
-        return interpretation.frequency_response(self.networks_, self.config_, member)
+        return interpretation.frequency_response(self.networks_, self.config_, self._checked_member(member))
+
+    def _checked_member(self, member: int) -> int:
+        n = len(self.networks_.members)
+        if not 0 <= member < n:
+            raise DataError(f"member={member!r} is not one of the {n} networks. Expected 0 to {n - 1}.")
+        return member
 
     # -- On disk and in results -----------------------------------------------------------------------------------
 
