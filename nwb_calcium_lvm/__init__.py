@@ -10,7 +10,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "CalciumGPFA": "gpfa",
     "CalciumHMM": "hmm",
+    "FilterSpikeEstimator": "spikes",
     "Indicator": "indicators",
     "InferenceResult": "result",
     "OASISSpikeEstimator": "spikes",
@@ -25,6 +27,7 @@ _HOME = {
 }
 _MODULES = (
     "exceptions",
+    "gpfa",
     "hmm",
     "indicators",
     "io",

@@ -210,6 +210,19 @@ def test_fit_of_suite2p_writes_nwb_and_rates_beside_the_plane(suite2p):
     assert "iterations" not in said
 
 
+def test_fit_gpfa(nwb, tmp_path):
+    out = tmp_path / "latents.nwb"
+    told = run("fit", "gpfa", nwb, "--n-latents", 2, "-o", out, "--dry-run")
+    assert "Would fit 2 latents" in told
+    assert not out.exists()
+    told = run("fit", "gpfa", nwb, "-k", 2, "--kernel", "matern52", *FAST, "-o", out)
+    assert "process: time scale (s)" in told
+    assert {"latents", "latents_std", "firing_rates", "firing_rates_std"} <= names_in(out, "CalciumGPFA")
+    assert out.with_name("latents_CalciumGPFA.png").stat().st_size > 10_000
+    told = run("fit", "gpfa", nwb, "--kernel", "rbf", "--set", "inference=kalman", code=2)
+    assert "has no state-space form" in " ".join(told.replace("│", " ").split())
+
+
 def test_dry_run_does_nothing(nwb):
     said = run("fit", "hmm", nwb, "--dry-run", "--set", "stickiness=50")
     assert "stickiness=50" in said

@@ -97,7 +97,7 @@ def test_a_training_that_is_killed_goes_on_to_the_same_weights(truth, tmp_path):
             np.testing.assert_array_equal(killed[name], whole[name])
 
 
-@pytest.mark.parametrize("model", ["s2s", "oasis"])
+@pytest.mark.parametrize("model", ["s2s", "filter", "oasis"])
 def test_rates_of_an_nwb_file(model, weights, recording, tmp_path):
     out = tmp_path / "rates.nwb"
     options = ["--weights", weights] if model == "s2s" else []
@@ -105,7 +105,7 @@ def test_rates_of_an_nwb_file(model, weights, recording, tmp_path):
     done = run("spikes", recording, "--model", model, "-o", out, *options)
     assert done.exit_code == 0, done.output
     assert "Rates of 5 of 5 ROIs" in done.output
-    name = "S2SSpikeEstimator" if model == "s2s" else "OASISSpikeEstimator"
+    name = {"s2s": "S2SSpikeEstimator", "filter": "FilterSpikeEstimator", "oasis": "OASISSpikeEstimator"}[model]
     rates = read_results(out, name).arrays["firing_rates"]
     assert rates.unit == "Hz"
     assert np.shape(rates.values) == (450, 5)
@@ -133,8 +133,8 @@ def test_a_dry_run_writes_nothing(weights, recording, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model", "mlspike"], "expected one of s2s, oasis"),
-        (["--model", "oasis", "--weights", "x.npz"], "deconvolution has none"),
+        (["--model", "mlspike"], "expected one of s2s, filter, oasis"),
+        (["--model", "oasis", "--weights", "x.npz"], "oasis has none"),
         (["--model", "oasis", "--spike-times"], "how sure spikes of others are"),
         (["--in-place", "-o", "x.nwb"], "exclude each other"),
     ],

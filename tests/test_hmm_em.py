@@ -8,12 +8,13 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 
 from nwb_calcium_lvm import CalciumHMM, Recording
+from nwb_calcium_lvm._core.regression import has_real_poles_inside, step_to_stable
 from nwb_calcium_lvm.hmm import em, gradient
-from nwb_calcium_lvm.hmm.data import pack, scored
+from nwb_calcium_lvm.hmm.data import pack
 from nwb_calcium_lvm.hmm.emissions import CalciumEmission, GaussianEmission, Prior, calcium, gaussian
-from nwb_calcium_lvm.hmm.emissions.protocol import has_real_poles_inside, step_to_stable
 from nwb_calcium_lvm.hmm.inference import Chain
 from nwb_calcium_lvm.metrics import state_accuracy
+from nwb_calcium_lvm.observations.starting import scored
 from nwb_calcium_lvm.provenance import Segments
 from nwb_calcium_lvm.simulate import hmm_experiment
 

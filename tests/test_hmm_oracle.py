@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from nwb_calcium_lvm.hmm import em
-from nwb_calcium_lvm.hmm.data import pack, scored
+from nwb_calcium_lvm.hmm.data import pack
 from nwb_calcium_lvm.hmm.emissions import CalciumEmission, GaussianEmission, PoissonEmission, calcium, gaussian, poisson
 from nwb_calcium_lvm.hmm.inference import Chain
+from nwb_calcium_lvm.observations.starting import scored
 
 K, N, CHUNK = 2, 2, 4
 

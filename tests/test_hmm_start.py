@@ -8,6 +8,7 @@ import pytest
 from nwb_calcium_lvm import CalciumHMM
 from nwb_calcium_lvm.exceptions import DataWarning
 from nwb_calcium_lvm.hmm import start
+from nwb_calcium_lvm.observations import starting
 from nwb_calcium_lvm.simulate import hmm_experiment
 
 FIRST = np.array([0])
@@ -20,13 +21,13 @@ def session():
 
 def _standardised(traces):
     traces = np.asarray(traces, float)
-    return start.standardise(traces, np.ones(traces.shape, bool))
+    return starting.standardise(traces, np.ones(traces.shape, bool))
 
 
 def test_standardise_ignores_what_is_masked():
     rng = np.random.default_rng(0)
     traces, mask = rng.normal(3.0, 2.0, (500, 3)), rng.random((500, 3)) > 0.2
-    y, mean, sd = start.standardise(np.where(mask, traces, np.nan), mask)
+    y, mean, sd = starting.standardise(np.where(mask, traces, np.nan), mask)
     seen = np.where(mask, traces, np.nan)
     np.testing.assert_allclose(mean, np.nanmean(seen, axis=0))
     np.testing.assert_allclose(sd, np.nanstd(seen, axis=0))
@@ -41,7 +42,7 @@ def test_ar_start_is_not_fooled_by_white_noise():
     for t in range(1, len(x)):
         x[t] = 0.9 * x[t - 1] + shocks[t]
     y, *_ = _standardised(x + rng.normal(0, 0.5, x.shape))
-    found = start.ar_start(y, np.ones(y.shape, bool), FIRST, 1)
+    found = starting.ar_start(y, np.ones(y.shape, bool), FIRST, 1)
     regression = (y[1:] * y[:-1]).sum(axis=0) / (y[:-1] ** 2).sum(axis=0)
     assert np.abs(found[:, 0] - 0.9).max() < 0.02
     assert regression.max() < 0.85
@@ -54,14 +55,14 @@ def test_ar_start_of_second_order():
     for t in range(2, len(x)):
         x[t] = 1.3 * x[t - 1] - 0.36 * x[t - 2] + drive[t]
     y, *_ = _standardised(x)
-    np.testing.assert_allclose(start.ar_start(y, np.ones(y.shape, bool), FIRST, 2), [[1.3, -0.36]] * 3, atol=0.1)
+    np.testing.assert_allclose(starting.ar_start(y, np.ones(y.shape, bool), FIRST, 2), [[1.3, -0.36]] * 3, atol=0.1)
 
 
 def test_spike_start_finds_amplitude_and_noise():
     rng = np.random.default_rng(0)
     spikes = rng.poisson(0.08, (20_000, 40))
     e = 0.1 + 1.5 * spikes + rng.normal(0, 0.2, spikes.shape)
-    intercept, amplitude, noise = start.spike_start(e, np.ones(e.shape, bool))
+    intercept, amplitude, noise = starting.spike_start(e, np.ones(e.shape, bool))
     np.testing.assert_allclose(intercept, 0.1, atol=0.05)
     np.testing.assert_allclose(amplitude, 1.5, rtol=0.15)
     np.testing.assert_allclose(noise, 0.04, rtol=0.3)

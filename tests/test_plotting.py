@@ -289,3 +289,69 @@ def test_the_tallest_transient_of_the_top_trace_is_inside_the_picture():
     traces[300:303, 0] += 2.5
     ax = plotting.traces(traces)
     assert ax.get_ylim()[1] > max(line.get_ydata().max() for line in ax.lines[:6])
+
+
+# -- Smooth latents ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def smooth():
+    """A result as CalciumGPFA gives it, and its recording, without a fit."""
+    rng = np.random.default_rng(0)
+    traces = rng.normal(size=(60, 5))
+    recording = Recording(traces, sampling_rate=10.0, segments=Segments(np.array([[0, 25], [25, 60]]), np.arange(2)))
+    latents = np.cumsum(rng.normal(size=(60, 3)), axis=0)
+    arrays = {
+        "latents": NamedArray(latents, ("time", "latent"), "a.u.", "Latents."),
+        "latents_std": NamedArray(np.full((60, 3), 0.2), ("time", "latent"), "a.u.", "Sd."),
+        "firing_rates": NamedArray(np.exp(0.1 * traces), ("time", "roi"), "Hz", "Rates."),
+    }
+    parameters = {
+        "loadings": NamedArray(rng.normal(size=(5, 3)), ("roi", "latent"), "1", "Loadings."),
+        "explained_variance_ratio": NamedArray(np.array([0.6, 0.3, 0.1]), ("latent",), "fraction", "Share."),
+    }
+    model = {"name": "CalciumGPFA", "n_iter": 3, "objective": "bound (nats)", "objective_history": np.arange(3.0)}
+    result = InferenceResult(
+        arrays=arrays, parameters=parameters, time=recording.timestamps, time_unit="s", sampling_rate=10.0,
+        is_regular=False, roi_ids=recording.roi_ids, segments=recording.segments, model=model, converged=True,
+        source=recording.source, metadata={}, roi_metadata={},
+    )  # fmt: skip
+    return result, recording
+
+
+def test_latents_break_between_trials_and_have_bands(smooth):
+    result, _ = smooth
+    ax = plotting.latents(result)
+    lines = [line for line in ax.lines if len(line.get_xdata()) > 2]
+    assert len(lines) == len(ax.collections) == 3
+    assert all(np.isnan(line.get_ydata()).sum() == 1 for line in lines)
+    shown = lines[1].get_ydata()
+    np.testing.assert_allclose(
+        np.diff(shown[~np.isnan(shown)]), np.diff(result["latents"][:, 1]), atol=1e-9
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"latents have shape \(60,\); expected \(time, latent\)"):
+        plotting.latents(result["latents"][:, 0])
+
+
+def test_trajectories_have_a_line_per_trial(smooth):
+    result, _ = smooth
+    ax = plotting.latent_trajectories(result)
+    assert len(ax.lines) == 2
+    x, y, z = ax.lines[1].get_data_3d()
+    np.testing.assert_allclose(np.column_stack([x, y, z]), result["latents"][25:])
+    with pytest.raises(ValueError, match="There are 2 latents; expected at least 3"):
+        plotting.latent_trajectories(result["latents"][:, :2])
+    assert len(plotting.latent_trajectories(result["latents"]).lines) > 2  # coloured along time
+
+
+def test_loadings_and_rates_and_overview(smooth):
+    result, recording = smooth
+    image = plotting.loadings(result, sort=False).images[0]
+    np.testing.assert_allclose(np.asarray(image.get_array()), result["loadings"])
+    assert image.norm.vmin == -image.norm.vmax
+    ax = plotting.rates_against_traces(result, recording, n_rois=2)
+    assert len([line for line in ax.lines if len(line.get_xdata()) == 60]) == 4
+    for given in (recording, None):
+        figure = plotting.latent_overview(result, given)
+        assert "3 latents, 5 ROIs, 60 frames; converged after 3 steps" in figure.get_suptitle()
+        figure.savefig(BytesIO())

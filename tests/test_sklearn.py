@@ -1,4 +1,4 @@
-"""CalciumHMM as a scikit-learn estimator: its own checks, pipelines, searches, copies."""
+"""CalciumHMM and CalciumGPFA as scikit-learn estimators: its own checks, pipelines, searches, copies."""
 
 import pickle
 
@@ -14,7 +14,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_val_s
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from nwb_calcium_lvm import CalciumHMM
+from nwb_calcium_lvm import CalciumGPFA, CalciumHMM
 from nwb_calcium_lvm.simulate import hmm_experiment
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -27,7 +27,10 @@ _EXPECTED_FAILURES = {
 
 
 @parametrize_with_checks(
-    [CalciumHMM(n_states=2, n_init=1, max_iter=5, max_spikes_per_frame=8)],
+    [
+        CalciumHMM(n_states=2, n_init=1, max_iter=5, max_spikes_per_frame=8),
+        CalciumGPFA(n_latents=1, n_init=1, max_iter=3),
+    ],
     expected_failed_checks=lambda _: _EXPECTED_FAILURES,
 )
 def test_scikit_learn_checks(estimator, check):

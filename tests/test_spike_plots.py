@@ -1,5 +1,6 @@
 """Pictures of spike inference show what they were given."""
 
+from dataclasses import replace
 from io import BytesIO
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from nwb_calcium_lvm import OASISSpikeEstimator, Recording, plotting
+from nwb_calcium_lvm.result import NamedArray
 
 
 @pytest.fixture
@@ -29,6 +31,16 @@ def test_rates_under_their_trace(case):
     assert len(plotting.spike_rates(result).lines) == 0
     with pytest.raises(ValueError, match="holds no frame"):
         plotting.spike_rates(result, window=(50.0, 60.0))
+
+
+def test_calcium_without_noise_over_its_trace(case):
+    recording, result = case
+    calcium = NamedArray(recording.dff - 0.1, ("time", "roi"), "dF/F", "Trace without noise.")
+    shown = replace(result, arrays={**result.arrays, "calcium": calcium})
+    ax = plotting.spike_rates(shown, recording, roi=1)
+    trace, smooth = (line.get_ydata() for line in ax.lines)
+    step = np.ptp(trace) / np.ptp(recording.dff[:, 1])
+    np.testing.assert_allclose(trace - smooth, 0.1 * step)  # both on one scale
 
 
 def test_layers_one_below_the_other():

@@ -199,13 +199,7 @@ def _check_shape(recording: Recording) -> None:
     n_frames, n_rois = recording.shape
     if n_frames < 2:
         raise DataError(f"X has {n_frames} frame; nothing can be fitted to it. Expected many frames, (time, roi).")
-    if n_frames < n_rois and recording.source.path is None:
-        warnings.warn(
-            f"X has shape {recording.shape}: fewer frames than ROIs. Expected (time, roi). If this is Suite2p's F.npy, "
-            "which is (roi, time), pass F.T or use read_suite2p.",
-            DataWarning,
-            stacklevel=5,
-        )
+    warn_if_transposed(recording, stacklevel=6)
     unusable = ~recording.usable
     if unusable.any():
         names = ", ".join(str(i) for i in recording.roi_ids[unusable][:8])
@@ -221,4 +215,15 @@ def _check_shape(recording: Recording) -> None:
             f"{beyond.sum()} of {n_rois} ROIs hold values up to {largest[beyond][0]:.3g}: "
             f"{shorten(recording.roi_ids[beyond])}. Expected dF/F (0.5 is 50 %) or counts; are these bytes of another "
             "dtype, or a fill value for missing samples? If so, pass Recording(dff, mask=...)."
+        )
+
+
+def warn_if_transposed(recording: Recording, *, stacklevel: int = 3) -> None:
+    """Warn where there are fewer frames than ROIs, unless a file says which is which."""
+    if recording.n_frames < recording.n_rois and recording.source.path is None:
+        warnings.warn(
+            f"X has shape {recording.shape}: fewer frames than ROIs. Expected (time, roi). If this is Suite2p's F.npy, "
+            "which is (roi, time), pass F.T or use read_suite2p.",
+            DataWarning,
+            stacklevel=stacklevel,
         )

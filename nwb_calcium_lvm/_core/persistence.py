@@ -14,7 +14,9 @@ from nwb_calcium_lvm.result import FittedState
 
 # Only these classes are ever built from a file, whatever the file says.
 _CLASSES = {
+    "CalciumGPFA": "nwb_calcium_lvm.gpfa",
     "CalciumHMM": "nwb_calcium_lvm.hmm",
+    "FilterSpikeEstimator": "nwb_calcium_lvm.spikes",
     "OASISSpikeEstimator": "nwb_calcium_lvm.spikes",
     "S2SSpikeEstimator": "nwb_calcium_lvm.spikes",
 }

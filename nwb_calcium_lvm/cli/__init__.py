@@ -138,7 +138,7 @@ def fit_hmm(
 ) -> None:
     """Find the hidden states of a population with a calcium hidden Markov model."""
     from nwb_calcium_lvm.cli._console import reporting
-    from nwb_calcium_lvm.cli._fit import Output, parameters_of, run_fit_hmm
+    from nwb_calcium_lvm.cli._fit import HMM, Output, parameters_of, run_fit
     from nwb_calcium_lvm.cli._reading import Reading
 
     if in_place and out is not None:
@@ -170,13 +170,105 @@ def fit_hmm(
     parameters = parameters_of(given, set_ or [])
     parameters |= {"random_state": seed, "verbose": 0 if quiet else 1}
     with reporting(quiet=quiet, debug=debug) as say:
-        run_fit_hmm(reading, parameters, output, say, dry_run=dry_run)
+        run_fit(HMM, reading, parameters, output, say, dry_run=dry_run)
+
+
+@fit_app.command("gpfa")
+def fit_gpfa(
+    path: Source,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="NWB file to write, Zarr if it ends so. Default: SOURCE_calcium_lvm.nwb by the source."
+        ),
+    ] = None,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Add the result to the NWB file itself.")] = False,
+    n_latents: Annotated[int | None, typer.Option("--n-latents", "-k", help="Number of latents. Default: 3.")] = None,
+    observation: Annotated[
+        str | None, typer.Option(help="calcium, ar_gaussian, gaussian or poisson. Default: calcium.")
+    ] = None,
+    ar_order: Annotated[int | None, typer.Option(help="Order of the autoregression. Default: 1.")] = None,
+    kernel: Annotated[str | None, typer.Option(help="matern32, matern52 or rbf. Default: matern32.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="K=V", help="Any other parameter of CalciumGPFA, such as --set ard=true."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of what is random.")] = 0,
+    plane: Plane = None,
+    series: Series = None,
+    sampling_rate: Rate = None,
+    all_rois: AllRois = False,
+    indicator: Annotated[str | None, typer.Option(help="Such as gcamp6s. Default: as the file says.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the result in the file. Default: CalciumGPFA.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a result of this name, and the picture.")
+    ] = False,
+    schema: Annotated[
+        str, typer.Option(metavar="SCHEMA", help="extension, or core for core NWB types only.")
+    ] = "extension",
+    trials: Annotated[
+        str | None, typer.Option(metavar="TABLE", help="Fit only the trials of this intervals table, such as trials.")
+    ] = None,
+    event: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Fit windows around this column of the trials table.")
+    ] = None,
+    window: Annotated[
+        tuple[float, float], typer.Option(metavar="START STOP", help="Window around the event, in s.")
+    ] = (-1.0, 3.0),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Where the picture goes. Default: beside the NWB file.")
+    ] = None,
+    no_plot: Annotated[bool, typer.Option("--no-plot", help="Draw no picture.")] = False,
+    write_suite2p: Annotated[
+        bool, typer.Option("--write-suite2p", help="Put the rates beside each planeN's files, too.")
+    ] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Find smooth latent trajectories of a population with calcium Gaussian-process factor analysis."""
+    from nwb_calcium_lvm.cli._console import reporting
+    from nwb_calcium_lvm.cli._fit import GPFA, Output, parameters_of, run_fit
+    from nwb_calcium_lvm.cli._reading import Reading
+
+    if in_place and out is not None:
+        raise typer.BadParameter("--out and --in-place exclude each other.")
+    if no_plot and plot is not None:
+        raise typer.BadParameter("--plot and --no-plot exclude each other.")
+    reading = Reading(
+        path,
+        plane=plane,
+        series=series,
+        sampling_rate=sampling_rate,
+        indicator=indicator,
+        accepted=not all_rois,
+        trials=trials,
+        event=event,
+        window=window,
+    )
+    output = Output(
+        path=path if in_place else out,
+        name=name or "CalciumGPFA",
+        overwrite=overwrite,
+        plot=plot,
+        with_plot=not no_plot,
+        beside_suite2p=write_suite2p,
+        in_place=in_place,
+        schema=schema,
+    )
+    given = {"n_latents": n_latents, "observation": observation, "ar_order": ar_order, "kernel": kernel}
+    parameters = parameters_of(given, set_ or [])
+    parameters |= {"random_state": seed, "verbose": 0 if quiet else 1}
+    with reporting(quiet=quiet, debug=debug) as say:
+        run_fit(GPFA, reading, parameters, output, say, dry_run=dry_run)
 
 
 @app.command()
 def spikes(
     path: Source,
-    model: Annotated[str, typer.Option(help="s2s (trained networks) or oasis (deconvolution).")] = "s2s",
+    model: Annotated[
+        str, typer.Option(help="s2s (trained networks), filter (model of calcium, spikes and noise) or oasis.")
+    ] = "s2s",
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="NWB file to write. Default: SOURCE_calcium_lvm.nwb, beside the source."),
@@ -185,7 +277,9 @@ def spikes(
     weights: Annotated[
         str | None, typer.Option(help="Weights of s2s: a name, or a file that train-s2s wrote. Default: default.")
     ] = None,
-    lag: Annotated[float, typer.Option(help="Move rates later by this many seconds.")] = 0.0,
+    lag: Annotated[
+        float | None, typer.Option(help="Move rates later by this many seconds. Default: that of the model.")
+    ] = None,
     spike_times: Annotated[
         bool, typer.Option("--spike-times", help="Write single spikes with a confidence each, too.")
     ] = False,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import typer
@@ -85,22 +87,49 @@ def parameters_of(given: dict[str, Any], settings: list[str]) -> dict[str, Any]:
     return parameters
 
 
-def run_fit_hmm(
-    reading: Reading, parameters: dict[str, Any], output: Output, say: Say, *, dry_run: bool = False
+class Model(NamedTuple):
+    """What the command needs to know of a model.
+
+    Attributes
+    ----------
+    name : str
+        Public name of the estimator's class.
+    checks : str
+        Module whose ``check_parameters`` refuses arguments that make no sense.
+    aim : callable
+        Says in a few words what an estimator would be fitted for.
+    arrays : callable
+        Empty arrays of a result, from a recording and an estimator.
+    summary : callable
+        Says what a fit has found, from the result and the seconds it took.
+    picture : str
+        Function of :mod:`nwb_calcium_lvm.plotting` that draws the result.
+    """
+
+    name: str
+    checks: str
+    aim: Callable[[Any], str]
+    arrays: Callable[[Recording, Any], dict[str, NamedArray]]
+    summary: Callable[[InferenceResult, float], str]
+    picture: str
+
+
+def run_fit(
+    model: Model, reading: Reading, parameters: dict[str, Any], output: Output, say: Say, *, dry_run: bool = False
 ) -> None:
-    """Fit a CalciumHMM to what is read, write the result and draw it."""
+    """Fit a model to what is read, write the result and draw it."""
     if output.in_place and reading.is_suite2p:
         raise typer.BadParameter(
             f"{reading.path} is a Suite2p folder: --in-place is for NWB files. Use --out, or none."
         )
     if output.beside_suite2p and not reading.is_suite2p:
         raise typer.BadParameter(f"--write-suite2p is for Suite2p folders, and {reading.path} is not one.")
-    estimator = _estimator(parameters)
+    estimator = _estimator(model, parameters)
     recording = reading.read()
     say(f"Read {recording!r}")
     # Whatever forbids writing is found out before the fit, which may take an hour, not after.
     source = recording if reading.is_suite2p else None
-    plan = _plan(placeholder(recording, estimator.n_states), output, source)
+    plan = _plan(placeholder(model, recording, estimator), output, source)
     picture = output.picture(plan.path)
     if output.with_plot and picture.exists() and not output.overwrite:
         raise NameClashError(f"{picture} exists. Pass --overwrite to replace it, or --plot another.png, or --no-plot.")
@@ -108,20 +137,17 @@ def run_fit_hmm(
     if there:
         raise NameClashError(f"{there[0]} exists and is not overwritten. Pass --name for another name.")
     if dry_run:
-        _say_plan(recording, estimator, plan, picture if output.with_plot else None, say)
+        _say_plan(model, recording, estimator, plan, picture if output.with_plot else None, say)
         return
     started = time.monotonic()
     estimator.fit(recording)
     result = estimator.infer(recording)
-    say(summary(result, time.monotonic() - started))
-    _write(result, recording, reading, output, source, say, verbose=estimator.verbose)
+    say(model.summary(result, time.monotonic() - started))
+    _write(model, result, recording, reading, output, source, say, verbose=estimator.verbose)
 
 
 def summary(result: InferenceResult, seconds: float) -> str:
     """Return what a fit has found, in words and a table of states."""
-    model = result.model
-    status = "converged" if result.converged else "did not converge"
-    head = f"{model['name']} {status} after {model['n_iter']} iterations, {seconds:.1f} s"
     occupancy, stay = result["occupancy"], np.diag(result["transition_matrix"])
     dwell = result["dwell_time"] if "dwell_time" in result.parameters else 1.0 / np.maximum(1.0 - stay, 1e-12)
     unit = "s" if "dwell_time" in result.parameters else "frames"
@@ -135,25 +161,73 @@ def summary(result: InferenceResult, seconds: float) -> str:
         [value if isinstance(value, int) else float(f"{value:.3g}") for value in row]
         for row in zip(*columns, strict=True)
     ]
-    return f"{head}\n{table(rows, header)}"
+    return f"{_status(result, seconds)}\n{table(rows, header)}"
 
 
-def placeholder(recording: Recording, n_states: int) -> InferenceResult:
+def latents_summary(result: InferenceResult, seconds: float) -> str:
+    """Return what a fit of smooth latents has found, in words and a table of latents and processes."""
+    scale = result.parameters["timescale"]
+    shares, lengths = 100.0 * result["explained_variance_ratio"], np.asarray(scale.values)
+    pairs = enumerate(zip(shares, lengths, strict=True))
+    rows = [[i, float(f"{share:.3g}"), float(f"{length:.3g}")] for i, (share, length) in pairs]
+    header = ["latent / process", "latent: % of variance", f"process: time scale ({scale.unit})"]
+    return f"{_status(result, seconds)}\n{table(rows, header)}"
+
+
+def _status(result: InferenceResult, seconds: float) -> str:
+    status = "converged" if result.converged else "did not converge"
+    return f"{result.model['name']} {status} after {result.model['n_iter']} iterations, {seconds:.1f} s"
+
+
+def _nothing(n_frames: int, n: int, last: str, unit: str, description: str, dtype: str = "f8") -> NamedArray:
+    return NamedArray(np.broadcast_to(np.zeros((), dtype), (n_frames, n)), ("time", last), unit, description)
+
+
+def _arrays_of_hmm(recording: Recording, estimator: Any) -> dict[str, NamedArray]:
+    t, n = recording.shape
+    return {
+        "states": NamedArray(np.zeros(t, int), ("time",), "state", "Path of states."),
+        "state_probabilities": _nothing(t, estimator.n_states, "state", "probability", "Posterior."),
+        "firing_rates": _nothing(t, n, "roi", "Hz", "Firing rates.", "f4"),
+        "influx": _nothing(t, n, "roi", "1/s", "Influx.", "f4"),
+        "expected_spikes": _nothing(t, n, "roi", "spikes", "Spikes."),
+        "expected_spikes_variance": _nothing(t, n, "roi", "spikes^2", "Their variance."),
+    }
+
+
+def _arrays_of_gpfa(recording: Recording, estimator: Any) -> dict[str, NamedArray]:
+    t, n = recording.shape
+    return {
+        "latents": _nothing(t, estimator.n_latents, "latent", "a.u.", "Latents."),
+        "latents_std": _nothing(t, estimator.n_latents, "latent", "a.u.", "Their standard deviation."),
+        "firing_rates": _nothing(t, n, "roi", "Hz", "Firing rates.", "f4"),
+        "firing_rates_std": _nothing(t, n, "roi", "Hz", "Their standard deviation.", "f4"),
+        "expected_spikes": _nothing(t, n, "roi", "spikes", "Spikes."),
+    }
+
+
+HMM = Model(
+    "CalciumHMM",
+    "nwb_calcium_lvm.hmm.checks",
+    lambda estimator: f"{estimator.n_states} states",
+    _arrays_of_hmm,
+    summary,
+    "overview",
+)
+GPFA = Model(
+    "CalciumGPFA",
+    "nwb_calcium_lvm.gpfa.checks",
+    lambda estimator: f"{estimator.n_latents} latents",
+    _arrays_of_gpfa,
+    latents_summary,
+    "latent_overview",
+)
+
+
+def placeholder(model: Model, recording: Recording, estimator: Any) -> InferenceResult:
     """Return a result of the right shape that holds nothing, to ask where a result would go."""
-    n_frames, n_rois = recording.shape
-
-    def nothing(n: int, last: str, unit: str, description: str, dtype: str = "f8") -> NamedArray:
-        return NamedArray(np.broadcast_to(np.zeros((), dtype), (n_frames, n)), ("time", last), unit, description)
-
     return InferenceResult(
-        arrays={
-            "states": NamedArray(np.zeros(n_frames, int), ("time",), "state", "Path of states."),
-            "state_probabilities": nothing(n_states, "state", "probability", "Posterior."),
-            "firing_rates": nothing(n_rois, "roi", "Hz", "Firing rates.", "f4"),
-            "influx": nothing(n_rois, "roi", "1/s", "Influx.", "f4"),
-            "expected_spikes": nothing(n_rois, "roi", "spikes", "Spikes."),
-            "expected_spikes_variance": nothing(n_rois, "roi", "spikes^2", "Their variance."),
-        },
+        arrays=model.arrays(recording, estimator),
         parameters={},
         time=recording.timestamps,
         time_unit="s" if recording.has_clock else "frames",
@@ -161,7 +235,7 @@ def placeholder(recording: Recording, n_states: int) -> InferenceResult:
         is_regular=recording.is_regular and len(recording.segments) == 1,
         roi_ids=recording.roi_ids,
         segments=recording.segments,
-        model={"name": "CalciumHMM", "description": "", "hyperparameters": {}, "objective_history": np.zeros(2)},
+        model={"name": model.name, "description": "", "hyperparameters": {}, "objective_history": np.zeros(2)},
         converged=False,
         source=recording.source,
         metadata=recording.metadata,
@@ -169,17 +243,17 @@ def placeholder(recording: Recording, n_states: int) -> InferenceResult:
     )
 
 
-def _estimator(parameters: dict[str, Any]) -> Any:
-    from nwb_calcium_lvm.hmm import CalciumHMM
-    from nwb_calcium_lvm.hmm.checks import check_parameters
+def _estimator(model: Model, parameters: dict[str, Any]) -> Any:
+    import nwb_calcium_lvm
 
-    known = CalciumHMM().get_params()
+    make = getattr(nwb_calcium_lvm, model.name)
+    known = make().get_params()
     unknown = sorted(set(parameters) - set(known))
     if unknown:
-        raise typer.BadParameter(f"CalciumHMM has no {', '.join(unknown)}. It has: {', '.join(sorted(known))}.")
-    estimator = CalciumHMM(**parameters)
+        raise typer.BadParameter(f"{model.name} has no {', '.join(unknown)}. It has: {', '.join(sorted(known))}.")
+    estimator = make(**parameters)
     try:
-        check_parameters(estimator)  # as fit does, but before anything is read
+        import_module(model.checks).check_parameters(estimator)  # as fit does, but before anything is read
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     return estimator
@@ -193,10 +267,12 @@ def _plan(result: InferenceResult, output: Output, source: Recording | None) -> 
     )
 
 
-def _say_plan(recording: Recording, estimator: Any, plan: Preview, picture: Path | None, say: Say) -> None:
+def _say_plan(
+    model: Model, recording: Recording, estimator: Any, plan: Preview, picture: Path | None, say: Say
+) -> None:
     for line in facts(recording):
         say(f"  {line}")
-    say(f"Would fit {estimator.n_states} states: {estimator!r}")
+    say(f"Would fit {model.aim(estimator)}: {estimator!r}")
     first, *others = str(plan).splitlines()
     say(f"Would write {first}, among others:")
     for line in others:
@@ -207,6 +283,7 @@ def _say_plan(recording: Recording, estimator: Any, plan: Preview, picture: Path
 
 
 def _write(
+    model: Model,
     result: InferenceResult,
     recording: Recording,
     reading: Reading,
@@ -216,8 +293,8 @@ def _write(
     *,
     verbose: int,
 ) -> None:
+    from nwb_calcium_lvm import plotting
     from nwb_calcium_lvm.io import write_nwb, write_suite2p
-    from nwb_calcium_lvm.plotting import overview
 
     written = write_nwb(
         result,
@@ -234,5 +311,5 @@ def _write(
         say(f"Wrote {beside if beside.is_file() else f'{output.rates_name}.npy in each planeN of {beside}'}")
     if output.with_plot:
         picture = output.picture(written)
-        overview(result, recording).savefig(picture, dpi=150)
+        getattr(plotting, model.picture)(result, recording).savefig(picture, dpi=150)
         say(f"Drew {picture}")

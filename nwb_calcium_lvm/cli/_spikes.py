@@ -23,20 +23,21 @@ from nwb_calcium_lvm.result import InferenceResult, NamedArray
 from nwb_calcium_lvm.stream import RecordingStream
 
 _SLAB = 2**22  # values looked at together
-MODELS = ("s2s", "oasis")
+MODELS = ("s2s", "filter", "oasis")
 
 
-def spike_estimator(model: str, weights: str | None, lag: float) -> Any:
-    """Return the estimator of that name, ready to be fitted or used."""
-    from nwb_calcium_lvm.spikes import OASISSpikeEstimator, S2SSpikeEstimator
+def spike_estimator(model: str, weights: str | None, lag: float | None) -> Any:
+    """Return the estimator of that name, ready to be fitted or used; ``lag`` None for its own default."""
+    from nwb_calcium_lvm.spikes import FilterSpikeEstimator, OASISSpikeEstimator, S2SSpikeEstimator
 
     if model not in MODELS:
         raise typer.BadParameter(f"--model {model}: expected one of {', '.join(MODELS)}.")
-    if model == "oasis":
-        if weights is not None:
-            raise typer.BadParameter("--weights is for --model s2s: deconvolution has none.")
-        return OASISSpikeEstimator(lag=lag)
-    return S2SSpikeEstimator.from_pretrained(weights or "default", lag=lag)
+    options: dict[str, Any] = {} if lag is None else {"lag": lag}
+    if model == "s2s":
+        return S2SSpikeEstimator.from_pretrained(weights or "default", **options)
+    if weights is not None:
+        raise typer.BadParameter(f"--weights is for --model s2s: {model} has none.")
+    return FilterSpikeEstimator(**options) if model == "filter" else OASISSpikeEstimator(**options)
 
 
 def run_spikes(
@@ -60,7 +61,7 @@ def run_spikes(
         raise typer.BadParameter("--spike-times is for --model s2s: nothing says how sure spikes of others are.")
     if output.beside_suite2p and not reading.is_suite2p:
         raise typer.BadParameter(f"--write-suite2p is for Suite2p folders, and {reading.path} is not one.")
-    recording, stream = _opened(reading, output)
+    recording, stream = _opened(reading, output, estimator.takes_any_rois)
     say(f"Read {recording!r}" if recording is not None else f"Reading {stream!r}, some ROIs at a time")
     source = recording if reading.is_suite2p else None
     empty = _placeholder(stream, type(estimator).__name__)
@@ -75,10 +76,12 @@ def run_spikes(
         return
     started = time.monotonic()
     if not hasattr(estimator, "networks_"):
-        estimator.fit(stream.frames)  # without spikes nothing is learned
-    result = estimator.infer(
-        stream, stream=recording is None, scratch=plan.path.parent, spikes=spike_times, verbose=verbose
-    )
+        estimator.fit(stream.frames if recording is None else recording)  # deconvolution learns nothing from traces
+    if estimator.takes_any_rois:
+        options: dict[str, Any] = {"stream": recording is None, "scratch": plan.path.parent, "spikes": spike_times}
+        result = estimator.infer(stream, **options, verbose=verbose)
+    else:
+        result = estimator.infer(recording)
     say(_summary(result, time.monotonic() - started))
     written = write_nwb(
         result, output.path, source=source, name=output.name, overwrite=output.overwrite, verbose=verbose
@@ -91,13 +94,13 @@ def run_spikes(
         say(f"Wrote {beside if beside.is_file() else f'{output.rates_name}.npy in each planeN of {beside}'}")
 
 
-def _opened(reading: Reading, output: Output) -> tuple[Recording | None, RecordingStream]:
-    """Read the recording, unless it is large: then only open it."""
+def _opened(reading: Reading, output: Output, in_parts: bool) -> tuple[Recording | None, RecordingStream]:
+    """Read the recording, unless it is large and can be taken in parts: then only open it."""
     from nwb_calcium_lvm.spikes.streaming import LARGE
 
     with warnings.catch_warnings(action="ignore"):  # whichever way it is read, that says what is odd
         n_bytes = reading.stream().n_bytes
-    if n_bytes > LARGE:
+    if in_parts and n_bytes > LARGE:
         return None, reading.stream((output.path or reading.path).absolute().parent)
     recording = reading.read()
     return recording, RecordingStream.of(recording)

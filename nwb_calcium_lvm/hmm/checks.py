@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from nwb_calcium_lvm.exceptions import DataError, DataWarning
-from nwb_calcium_lvm.hmm.data import scored
 from nwb_calcium_lvm.hmm.plans import OBSERVATIONS, Plan
-from nwb_calcium_lvm.hmm.start import lone_peaks
+from nwb_calcium_lvm.observations.starting import lone_peaks, scored
 from nwb_calcium_lvm.recording import Recording
 
 SOLVERS = ("em", "gradient")

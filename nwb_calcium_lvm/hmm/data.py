@@ -8,6 +8,7 @@ from jax import Array, lax
 from numpy.typing import NDArray
 
 from nwb_calcium_lvm.hmm.emissions.protocol import Chunk
+from nwb_calcium_lvm.observations.starting import scored
 
 _STEPS_PER_OCTAVE = 8  # lengths are padded to one of these per doubling: at most 12.5 % wasted, few compilations
 
@@ -57,17 +58,6 @@ def pack(
     weight = np.zeros((total, n_rois), bool)
     weight[:n_frames] = scored(mask, first, order)
     return Data(jnp.asarray(y), jnp.asarray(weight), jnp.asarray(starts), jnp.asarray(np.arange(total) < n_frames))
-
-
-def scored(mask: NDArray[np.bool_], first: NDArray[np.integer], order: int) -> NDArray[np.bool_]:
-    """Samples that are scored, shape (time, roi); see :func:`pack`."""
-    out = mask.copy()
-    for lag in range(1, order + 1):
-        out[lag:] &= mask[:-lag]
-    for lag in range(order):
-        frames = first + lag
-        out[frames[frames < len(out)]] = False
-    return out
 
 
 def chunk_at(data: Data, start: Array, length: int) -> Chunk:

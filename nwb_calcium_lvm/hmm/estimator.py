@@ -15,12 +15,13 @@ from nwb_calcium_lvm._core.base import CalciumEstimator
 from nwb_calcium_lvm._core.coerce import Trials
 from nwb_calcium_lvm.exceptions import DataError
 from nwb_calcium_lvm.hmm import checks, fitting, learned
-from nwb_calcium_lvm.hmm.data import Data, pack, scored
+from nwb_calcium_lvm.hmm.data import Data, pack
 from nwb_calcium_lvm.hmm.em import decode_states, filter_states, infer_activity, infer_states
 from nwb_calcium_lvm.hmm.plans import plan_for
 from nwb_calcium_lvm.hmm.results import build_result
 from nwb_calcium_lvm.hmm.sampling import sample_session
 from nwb_calcium_lvm.observations.autoregression import decay_time
+from nwb_calcium_lvm.observations.starting import scored
 from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.result import InferenceResult
 

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nwb_calcium_lvm.exceptions import DataError
-from nwb_calcium_lvm.hmm import start
 from nwb_calcium_lvm.hmm.emissions import CalciumEmission, Emission, GaussianEmission, PoissonEmission
 from nwb_calcium_lvm.hmm.emissions import calcium as _calcium
 from nwb_calcium_lvm.hmm.emissions import gaussian as _gaussian
 from nwb_calcium_lvm.hmm.emissions import poisson as _poisson
+from nwb_calcium_lvm.observations import starting
 from nwb_calcium_lvm.recording import Recording
 
 OBSERVATIONS = ("calcium", "ar_gaussian", "gaussian", "poisson")
@@ -65,11 +65,11 @@ def plan_for(
     first = recording.segments.bounds[:, 0]
     if observation == "poisson":
         return _poisson_plan(recording, n_states)
-    y, mean, sd = start.standardise(recording.dff, recording.mask)
+    y, mean, sd = starting.standardise(recording.dff, recording.mask)
     order = 0 if observation == "gaussian" else ar_order
     if order:
-        ar_coefs = start.ar_start(y, recording.mask, first, order)
-        signal, kept = start.residual(y, recording.mask, first, ar_coefs)
+        ar_coefs = starting.ar_start(y, recording.mask, first, order)
+        signal, kept = starting.residual(y, recording.mask, first, ar_coefs)
     else:
         ar_coefs = np.zeros((y.shape[1], 0))
         signal, kept = np.where(recording.mask, y, 0.0), recording.mask
@@ -124,7 +124,7 @@ def _state_means(
 
 
 def _calcium_plan(y, mean, sd, signal, kept, ar_coefs, ar_prior, n_states, max_spikes) -> Plan:
-    intercept, amplitude, noise = start.spike_start(signal, kept)
+    intercept, amplitude, noise = starting.spike_start(signal, kept)
     largest = signal.max(axis=0, where=kept, initial=-np.inf) - intercept
     # The grid must reach the largest jump; where that would take too many spikes, spikes must be larger.
     needed = np.ceil(np.max((largest + 4 * np.sqrt(noise)) / amplitude))

@@ -5,12 +5,13 @@ Each is a module with the functions of `ObservationModel`: `log_likelihood`, `ex
 can be plugged into any JAX model of rates.
 """
 
-from nwb_calcium_lvm.observations import ar_gaussian, autoregression, calcium, gaussian, poisson
+from nwb_calcium_lvm.observations import ar_gaussian, autoregression, calcium, calcium_noisy, gaussian, poisson
 from nwb_calcium_lvm.observations.protocol import ObservationModel, Sample
 
 MODELS: dict[str, ObservationModel] = {
     "ar_gaussian": ar_gaussian,
     "calcium": calcium,
+    "calcium_noisy": calcium_noisy,
     "gaussian": gaussian,
     "poisson": poisson,
 }
@@ -22,6 +23,7 @@ __all__ = [
     "ar_gaussian",
     "autoregression",
     "calcium",
+    "calcium_noisy",
     "gaussian",
     "get",
     "poisson",

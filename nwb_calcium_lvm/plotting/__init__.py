@@ -6,6 +6,13 @@ and returns it. None shows or closes anything or touches the current pyplot figu
 """
 
 from nwb_calcium_lvm.plotting._events import states_around_event
+from nwb_calcium_lvm.plotting._latents import (
+    latent_overview,
+    latent_trajectories,
+    latents,
+    loadings,
+    rates_against_traces,
+)
 from nwb_calcium_lvm.plotting._model import likelihood_curve, model_selection, rates_by_state, transition_matrix
 from nwb_calcium_lvm.plotting._overview import overview
 from nwb_calcium_lvm.plotting._spikes import frequency_response, layer_outputs, spike_rates
@@ -14,10 +21,15 @@ from nwb_calcium_lvm.plotting._time import state_probabilities, states, traces
 
 __all__ = [
     "frequency_response",
+    "latent_overview",
+    "latent_trajectories",
+    "latents",
     "layer_outputs",
     "likelihood_curve",
+    "loadings",
     "model_selection",
     "overview",
+    "rates_against_traces",
     "rates_by_state",
     "spike_rates",
     "state_colors",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from nwb_calcium_lvm.plotting._style import ACCENT, FAINT, INK, new_axes, plain
 
@@ -23,6 +23,8 @@ def spike_rates(
     ax: Axes | None = None,
 ) -> Axes:
     """Draw one ROI's rate, its trace above it, and its spikes as ticks where they are known.
+
+    Calcium without the noise, where the result holds it, goes over the trace.
 
     Parameters
     ----------
@@ -51,7 +53,14 @@ def spike_rates(
     if recording is not None:
         trace = np.where(recording.mask[shown, roi], recording.dff[shown, roi], np.nan)
         low, high = np.nanmin(trace), np.nanmax(trace)
-        ax.plot(time[shown], height * (1.25 + (trace - low) / max(high - low, 1e-12)), color=INK, linewidth=0.7)
+
+        def above(values: NDArray[np.floating]) -> NDArray[np.floating]:
+            return height * (1.25 + (values - low) / max(high - low, 1e-12))
+
+        calcium = result.arrays.get("calcium")
+        ax.plot(time[shown], above(trace), color=INK if calcium is None else FAINT, linewidth=0.7)
+        if calcium is not None:
+            ax.plot(time[shown], above(np.asarray(calcium.values)[shown, roi]), color=INK, linewidth=1.0)
     if spikes is not None:
         times = np.asarray(spikes, float)
         times = times[(times >= start) & (times <= stop)]

@@ -25,7 +25,7 @@ from nwb_calcium_lvm.spikes.inputs import (
     warn_of_dead,
     warn_of_units,
 )
-from nwb_calcium_lvm.spikes.streaming import infer_stream, stream_of
+from nwb_calcium_lvm.spikes.streaming import infer_stream, result_of, stream_of
 
 METRICS = ("pearson", "spearman", "auc", "smooth_pearson")
 
@@ -41,8 +41,10 @@ class FineRates(NamedTuple):
 class SpikeEstimator(TransformerMixin, CalciumEstimator):
     """Base class of spike estimators; a subclass gives rates of one recording, and fits.
 
-    Traces of each ROI are taken one by one, so that a fitted estimator takes any number of ROIs.
+    Where traces of each ROI are taken one by one, a fitted estimator takes any number of ROIs, and some at a time.
     """
+
+    takes_any_rois = True
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -175,7 +177,11 @@ class SpikeEstimator(TransformerMixin, CalciumEstimator):
         source, on_disk = stream_of(self, X, groups, stream, scratch)
         return infer_stream(self, source, on_disk=on_disk, scratch=scratch, spikes=spikes, verbose=verbose)
 
-    def _parameters(self, found: Findings) -> dict[str, NamedArray]:
+    def _result(self, recording: Recording, arrays: dict[str, NamedArray]) -> InferenceResult:
+        """Return the result that holds these arrays."""
+        return result_of(self, recording, look_at(recording), arrays, recording.source, recording.roi_metadata)
+
+    def _parameters(self, found: Findings, units: str) -> dict[str, NamedArray]:
         nu = found.noise_level
         return {"noise_level": NamedArray(nu, ("roi",), "%/sqrt(Hz)", "Median step between frames over √(frame rate).")}
 

@@ -7,15 +7,14 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 
 from nwb_calcium_lvm.exceptions import DataError, DataWarning
 from nwb_calcium_lvm.preprocessing import fill_missing
 from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.spikes.base import SpikeEstimator
-from nwb_calcium_lvm.spikes.clocks import integrate_over
 from nwb_calcium_lvm.spikes.inputs import frame_durations, look_at, spike_times, take, warn_of_units
 from nwb_calcium_lvm.spikes.oasis import decay_factor, deconvolve, penalty_for_noise
+from nwb_calcium_lvm.spikes.shifts import moved_and_smoothed
 from nwb_calcium_lvm.spikes.traces import scale_of
 
 _AMPLITUDE = 0.2  # dF/F per spike, where nothing is known
@@ -137,15 +136,8 @@ class OASISSpikeEstimator(SpikeEstimator):
     def _rates(self, recording: Recording) -> NDArray[np.floating]:
         spikes = self._deconvolved(recording) / self._amplitude(recording)
         durations = frame_durations(recording)
-        rates = spikes / durations[:, None]
-        rate = recording.sampling_rate or 1.0
-        for a, b in recording.segments.bounds:
-            if self.smoothing > 0:
-                rates[a:b] = gaussian_filter1d(rates[a:b], self.smoothing * rate, axis=0, mode="constant")
-            if self.lag:
-                edges = np.concatenate([[0.0], np.cumsum(durations[a:b])])
-                rates[a:b] = integrate_over(rates[a:b], edges + self.lag, edges) / durations[a:b, None]
-        return rates.astype(np.float32)
+        moved = moved_and_smoothed(spikes / durations[:, None], durations, recording, self.lag, self.smoothing)
+        return moved.astype(np.float32)
 
     def _deconvolved(self, recording: Recording) -> NDArray[np.floating]:
         """Return s of every trace in its unit, (time, roi); NaN for traces that are constant or never observed."""

@@ -388,8 +388,8 @@ class S2SSpikeEstimator(SpikeEstimator):
 
     # -- On disk and in results -----------------------------------------------------------------------------------
 
-    def _parameters(self, found: Findings) -> dict[str, NamedArray]:
-        parameters = super()._parameters(found)
+    def _parameters(self, found: Findings, units: str) -> dict[str, NamedArray]:
+        parameters = super()._parameters(found, units)
         trusted = (np.nan_to_num(found.noise_level, nan=np.inf) <= self.noise_range_[1]) & found.usable
         parameters["in_training_range"] = NamedArray(
             trusted, ("roi",), "bool", "Whether the noise level lies in the range that the networks were trained on."

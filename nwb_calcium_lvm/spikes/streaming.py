@@ -18,7 +18,7 @@ from nwb_calcium_lvm.exceptions import DataError
 from nwb_calcium_lvm.provenance import Source
 from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.result import InferenceResult, NamedArray, SpikeTimes
-from nwb_calcium_lvm.spikes.inputs import frame_durations, look_at, take, together
+from nwb_calcium_lvm.spikes.inputs import Findings, frame_durations, look_at, take, together
 from nwb_calcium_lvm.stream import RecordingStream
 
 LARGE = 512 * 2**20  # bytes of traces in single precision
@@ -80,7 +80,7 @@ def infer_stream(
         1 shows a progress bar.
     """
     sink = _Disk(scratch) if on_disk else _Memory(stream.shape)
-    clock, found, blocks = stream.frames, [], []
+    clock, findings, blocks = stream.frames, [], []
     events = SpikeTimes([], [])
     durations = frame_durations(clock).astype(np.float32)[:, None]
     with _progress(stream.shape[1], verbose) as done, _each_warning_once():
@@ -92,27 +92,41 @@ def infer_stream(
                 events.times.extend(single.times)
                 events.confidence.extend(single.confidence)
             sink.add({"firing_rates": rates, "expected_spikes": rates * durations})
-            found.append(look_at(block))
+            findings.append(look_at(block))
             blocks.append(_Facts(block))
             done(block.n_rois)
-    everything = together(found)
+    everything = together(findings)
     estimator._warn_of(everything, clock)
+    arrays = {k: NamedArray(v, ("time", "roi"), *ARRAYS[k]) for k, v in sink.arrays().items()}
+    roi_metadata = {k: np.concatenate([b.roi_metadata[k] for b in blocks]) for k in blocks[0].roi_metadata}
+    result = result_of(estimator, clock, everything, arrays, _source(stream.source, blocks), roi_metadata)
+    return result if spikes is False else replace(result, spikes=events)
+
+
+def result_of(
+    estimator: Any,
+    clock: Recording,
+    found: Findings,
+    arrays: dict[str, NamedArray],
+    source: Source,
+    roi_metadata: dict[str, NDArray[Any]],
+) -> InferenceResult:
+    """Return a result of arrays over a clock; of the recording nothing else is looked at."""
     return InferenceResult(
-        arrays={k: NamedArray(v, ("time", "roi"), *ARRAYS[k]) for k, v in sink.arrays().items()},
-        parameters=estimator._parameters(everything),
+        arrays=arrays,
+        parameters=estimator._parameters(found, clock.units),
         time=clock.timestamps,
         time_unit="s",
         sampling_rate=clock.sampling_rate,
         is_regular=clock.is_regular and len(clock.segments) == 1,
-        roi_ids=everything.roi_ids,
+        roi_ids=found.roi_ids,
         segments=clock.segments,
         model=estimator._about(),
-        converged=True,
-        source=_source(stream.source, blocks),
+        converged=bool(np.all(getattr(estimator, "converged_", True))),
+        source=source,
         metadata=clock.metadata,
-        roi_metadata={k: np.concatenate([b.roi_metadata[k] for b in blocks]) for k in blocks[0].roi_metadata},
+        roi_metadata=roi_metadata,
         fitted=state_of(estimator),
-        spikes=None if spikes is False else events,
     )
 
 

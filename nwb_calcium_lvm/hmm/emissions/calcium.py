@@ -17,7 +17,8 @@ from jax import Array
 from jax.nn import softplus
 from jax.scipy.special import gammaln
 
-from nwb_calcium_lvm.hmm.emissions.protocol import Chunk, Prior, autoregressive_moments, step_to_stable
+from nwb_calcium_lvm._core.regression import solve_least_squares, step_to_stable
+from nwb_calcium_lvm.hmm.emissions.protocol import Chunk, Prior, autoregressive_moments
 from nwb_calcium_lvm.observations.autoregression import stable_ar, unconstrain_ar
 
 _RATE_FLOOR = 1e-12  # spikes per frame; keeps log rates finite
@@ -135,9 +136,9 @@ class CalciumEmission:
         precision = params.noise_variance[:, None] * prior.ar_precision.T
         gram = gram.at[:, jnp.arange(p), jnp.arange(p)].add(precision)
         target = target.at[:, :p].add(precision * prior.ar_mean.T)
-        best = _solve(gram, target)[:, :p]
+        best = solve_least_squares(gram, target)[:, :p]
         ar_coefs = step_to_stable(params.ar_coefs, best)
-        rest = _solve(gram[:, p:, p:], target[:, p:] - jnp.einsum("nij,nj->ni", gram[:, p:, :p], ar_coefs))
+        rest = solve_least_squares(gram[:, p:, p:], target[:, p:] - jnp.einsum("nij,nj->ni", gram[:, p:, :p], ar_coefs))
         too_small = rest[:, 1] < self.amplitude_floor
         pinned = jnp.full_like(rest[:, 1], self.amplitude_floor)
         alone = target[:, p] - jnp.einsum("nj,nj->n", gram[:, p, :p], ar_coefs) - gram[:, p, p + 1] * pinned
@@ -190,15 +191,6 @@ def _normal_equations(s: Statistics) -> tuple[Array, Array]:
     top = jnp.concatenate([s.gram, s.design_s[:, :, None]], axis=2)
     bottom = jnp.concatenate([s.design_s, s.s_s[:, None]], axis=1)[:, None, :]
     return jnp.concatenate([top, bottom], axis=1), jnp.concatenate([s.design_y, s.s_y[:, None]], axis=1)
-
-
-def _solve(gram: Array, target: Array) -> Array:
-    """Least squares through the eigenvectors; directions the data do not determine are left at zero."""
-    scale = jnp.sqrt(jnp.maximum(jnp.diagonal(gram, axis1=-2, axis2=-1), 1e-300))
-    values, vectors = jnp.linalg.eigh(gram / (scale[..., :, None] * scale[..., None, :]))
-    inverse = jnp.where(values > 1e-12, 1.0 / jnp.where(values > 1e-12, values, 1.0), 0.0)
-    rotated = jnp.einsum("nij,ni->nj", vectors, target / scale)
-    return jnp.einsum("nij,nj->ni", vectors, inverse * rotated) / scale
 
 
 def _inverse_softplus(x: Array) -> Array:

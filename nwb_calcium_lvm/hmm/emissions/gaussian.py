@@ -12,7 +12,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from nwb_calcium_lvm.hmm.emissions.protocol import Chunk, Prior, step_to_stable
+from nwb_calcium_lvm._core.regression import step_to_stable
+from nwb_calcium_lvm.hmm.emissions.protocol import Chunk, Prior
 from nwb_calcium_lvm.observations.autoregression import stable_ar, unconstrain_ar
 
 _LOG_2PI = 1.8378770664093453
