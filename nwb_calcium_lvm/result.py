@@ -26,6 +26,13 @@ class NamedArray(NamedTuple):
     description: str
 
 
+class SpikeTimes(NamedTuple):
+    """Single spikes of each ROI: their times in s, increasing, and how sure each is (a probability)."""
+
+    times: list[NDArray[np.floating]]
+    confidence: list[NDArray[np.floating]]
+
+
 class FittedState(NamedTuple):
     """What restores the estimator that inferred a result: plain values and arrays.
 
@@ -72,6 +79,8 @@ class InferenceResult:
         Versions of the software.
     fitted : FittedState, optional
         The fitted estimator, so that a file that holds the result can give it back.
+    spikes : SpikeTimes, optional
+        Single spikes, where they were asked for.
     """
 
     arrays: dict[str, NamedArray]
@@ -89,6 +98,7 @@ class InferenceResult:
     is_regular: bool = True
     versions: dict[str, str] = field(default_factory=lambda: installed_versions())
     fitted: FittedState | None = None
+    spikes: SpikeTimes | None = None
 
     def __getitem__(self, name: str) -> Any:
         for store in (self.arrays, self.parameters):

@@ -1,5 +1,9 @@
 """The commands `spikes` and `train-s2s`: from known spikes to weights, and from a file to rates in NWB."""
 
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 from _suite2p_folders import FakePlane, write_suite2p_folder
@@ -61,10 +65,43 @@ def test_training_again_goes_on_from_its_checkpoints(truth, weights):
     assert weights.read_bytes() == before
 
 
+@pytest.mark.slow
+def test_a_training_that_is_killed_goes_on_to_the_same_weights(truth, tmp_path):
+    settings = ("channels=4", "dilations=[1]", "steps=200", "check_every=10", "n_members=2", "batch_size=4")
+    words = [truth, "--leave-out", "DS22", *(f"--set={s}" for s in settings)]
+    assert run("train-s2s", *words, "-o", tmp_path / "whole.npz").exit_code == 0
+    command = [
+        sys.executable,
+        "-c",
+        "from nwb_calcium_lvm.cli import app; app()",
+        "train-s2s",
+        *words,
+        "-o",
+        tmp_path / "killed.npz",
+    ]
+    child = subprocess.Popen([str(w) for w in command], stdout=subprocess.DEVNULL)
+    second = tmp_path / "killed_checkpoints" / "member_1.npz"
+    until = time.monotonic() + 300
+    while not second.exists() and child.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    child.kill()
+    child.wait()
+    assert second.exists()
+    assert not (tmp_path / "killed.npz").exists()
+    done = run("train-s2s", *words, "-o", tmp_path / "killed.npz")
+    assert done.exit_code == 0, done.output
+    assert "network 0" not in done.output  # that one was done
+    with np.load(tmp_path / "whole.npz") as whole, np.load(tmp_path / "killed.npz") as killed:
+        assert whole.files == killed.files
+        for name in whole.files:
+            np.testing.assert_array_equal(killed[name], whole[name])
+
+
 @pytest.mark.parametrize("model", ["s2s", "filter", "oasis"])
 def test_rates_of_an_nwb_file(model, weights, recording, tmp_path):
     out = tmp_path / "rates.nwb"
     options = ["--weights", weights] if model == "s2s" else []
+    options += ["--spike-times"] if model == "s2s" else []
     done = run("spikes", recording, "--model", model, "-o", out, *options)
     assert done.exit_code == 0, done.output
     assert "Rates of 5 of 5 ROIs" in done.output
@@ -73,6 +110,7 @@ def test_rates_of_an_nwb_file(model, weights, recording, tmp_path):
     assert rates.unit == "Hz"
     assert np.shape(rates.values) == (450, 5)
     assert np.isfinite(np.asarray(rates.values)).all()
+    assert (read_results(out, name).spikes is not None) is (model == "s2s")
 
 
 def test_rates_of_a_suite2p_folder_and_beside_it(weights, tmp_path):
@@ -97,6 +135,7 @@ def test_a_dry_run_writes_nothing(weights, recording, tmp_path):
     [
         (["--model", "mlspike"], "expected one of s2s, filter, oasis"),
         (["--model", "oasis", "--weights", "x.npz"], "oasis has none"),
+        (["--model", "oasis", "--spike-times"], "how sure spikes of others are"),
         (["--in-place", "-o", "x.nwb"], "exclude each other"),
     ],
 )

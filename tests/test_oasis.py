@@ -65,6 +65,17 @@ def test_the_penalty_leaves_the_noise_over(rng):
     np.testing.assert_allclose(left_over, noise**2, rtol=0.05)
 
 
+def test_the_decay_of_a_short_trace_written_out():
+    x = np.convolve(np.random.default_rng(0).poisson(0.2, 40), 0.8 ** np.arange(40))[:40]
+    centred = x - x.mean()
+    # Each covariance is a mean over the pairs there are: a sum would fall with the lag.
+    covariance = [np.mean([centred[t] * centred[t - k] for t in range(k, 40)]) for k in range(1, 7)]
+    ratio = np.dot(covariance[:-1], covariance[1:]) / np.dot(covariance[:-1], covariance[:-1])
+    expected = np.clip(ratio, np.exp(-1 / (0.05 * 10)), np.exp(-1 / (5 * 10)))
+    assert 0.2 < ratio < 0.97
+    np.testing.assert_allclose(decay_factor(x[:, None], 10.0), [expected], rtol=1e-9)
+
+
 def test_decay_is_found_under_noise(rng):
     traces, _ = simulate(rng, n=20000, noise=0.1)
     np.testing.assert_allclose(-1 / (30 * np.log(decay_factor(traces, 30.0))), 0.6, rtol=0.15)

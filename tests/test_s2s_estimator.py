@@ -220,6 +220,8 @@ def test_intervals_hold_what_they_say(fitted, fresh):
         assert covered[60:-60].mean() > 0.8
     with pytest.raises(DataError, match="alpha"):
         fitted.predict_interval(recording, 1.5)
+    with pytest.raises(DataError, match="not a length of time"):
+        fitted.predict_interval(recording, window=0.0)
 
 
 def test_layers_and_frequencies(fitted, fresh):
@@ -230,6 +232,8 @@ def test_layers_and_frequencies(fitted, fresh):
     response = fitted.frequency_response()
     assert response.frequency[-1] == pytest.approx(25.0)
     assert response.analysis.max() == response.synthesis.max() == 1.0
+    with pytest.raises(DataError, match="member=2 is not one of the 2 networks"):
+        fitted.frequency_response(member=2)
     with pytest.raises(DataError, match="one ROI without gaps"):
         fitted.layer_outputs(Recording(x, sampling_rate=30.0))
 

@@ -78,7 +78,7 @@ def test_chunks_leave_no_seam(rng, monkeypatch):
     networks = Networks(graph, (params,), 1.0)
     traces, told = rng.normal(size=(3, 3000)), rng.normal(size=(3, 3))
     whole = run_networks(traces, told, networks, config.architecture)
-    monkeypatch.setattr(inference_module, "_CHUNK", 256)
+    monkeypatch.setattr(inference_module, "CHUNK", 256)
     parts = run_networks(traces, told, networks, config.architecture)
     assert whole.shape == (3, 3000)
     np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-5)

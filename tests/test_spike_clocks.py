@@ -76,3 +76,7 @@ def test_counts_keep_every_spike(rng):
     counts = count_over(spikes, np.linspace(0, 10, 77))
     assert counts.sum() == 300
     np.testing.assert_array_equal(counts, np.histogram(spikes, np.linspace(0, 10, 77))[0])
+
+
+def test_a_spike_at_a_limit_belongs_to_what_begins_there():
+    np.testing.assert_array_equal(count_over(np.array([0.0, 1.0, 1.0, 2.0]), np.array([0.0, 1.0, 2.0])), [1, 2])

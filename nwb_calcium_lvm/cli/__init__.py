@@ -280,6 +280,9 @@ def spikes(
     lag: Annotated[
         float | None, typer.Option(help="Move rates later by this many seconds. Default: that of the model.")
     ] = None,
+    spike_times: Annotated[
+        bool, typer.Option("--spike-times", help="Write single spikes with a confidence each, too.")
+    ] = False,
     plane: Plane = None,
     series: Series = None,
     sampling_rate: Rate = None,
@@ -322,7 +325,7 @@ def spikes(
             beside_suite2p=write_suite2p,
             in_place=in_place,
         )
-        run_spikes(reading, estimator, output, say, dry_run=dry_run)
+        run_spikes(reading, estimator, output, say, dry_run=dry_run, spike_times=spike_times, verbose=0 if quiet else 1)
 
 
 @app.command("train-s2s")

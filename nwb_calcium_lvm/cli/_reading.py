@@ -10,6 +10,7 @@ import typer
 
 from nwb_calcium_lvm.exceptions import DataError
 from nwb_calcium_lvm.recording import Recording
+from nwb_calcium_lvm.stream import RecordingStream
 
 
 @dataclass(frozen=True)
@@ -61,24 +62,44 @@ class Reading:
             return recording.align(self.event, self.window)
         return recording if self.trials is None else recording.select_trials()
 
+    def stream(self, scratch: Path | None = None) -> RecordingStream:
+        """Open the recording to be read some ROIs at a time; temporary files go into ``scratch``."""
+        if not self.path.exists():
+            raise DataError(f"{self.path} does not exist. Expected an NWB file or a Suite2p folder.")
+        if self.is_suite2p:
+            from nwb_calcium_lvm.io import stream_suite2p
+
+            return stream_suite2p(self.path, **self._of_suite2p())
+        from nwb_calcium_lvm.io import stream_nwb
+
+        return stream_nwb(self.path, **self._of_nwb(), scratch=scratch)
+
     def _whole(self) -> Recording:
-        common: dict[str, Any] = {
+        if self.is_suite2p:
+            from nwb_calcium_lvm.io import read_suite2p
+
+            return read_suite2p(self.path, **self._of_suite2p())
+        from nwb_calcium_lvm.io import read_nwb
+
+        return read_nwb(self.path, **self._of_nwb())
+
+    def _of_suite2p(self) -> dict[str, Any]:
+        if self.series is not None:
+            raise typer.BadParameter(f"--series is for NWB files, and {self.path} is a Suite2p folder.")
+        if self.trials is not None or self.event is not None:
+            raise typer.BadParameter(
+                f"A Suite2p folder such as {self.path} holds no trials. Put them into an NWB file, or use the "
+                "Python interface: Recording(..., trials=...)."
+            )
+        return self._common()
+
+    def _of_nwb(self) -> dict[str, Any]:
+        return {**self._common(), "series": self.series, "trials": self.trials or "trials"}
+
+    def _common(self) -> dict[str, Any]:
+        return {
             "plane": self.plane,
             "sampling_rate": self.sampling_rate,
             "indicator": self.indicator,
             "accepted": self.accepted,
         }
-        if self.is_suite2p:
-            if self.series is not None:
-                raise typer.BadParameter(f"--series is for NWB files, and {self.path} is a Suite2p folder.")
-            if self.trials is not None or self.event is not None:
-                raise typer.BadParameter(
-                    f"A Suite2p folder such as {self.path} holds no trials. Put them into an NWB file, or use the "
-                    "Python interface: Recording(..., trials=...)."
-                )
-            from nwb_calcium_lvm.io import read_suite2p
-
-            return read_suite2p(self.path, **common)
-        from nwb_calcium_lvm.io import read_nwb
-
-        return read_nwb(self.path, series=self.series, trials=self.trials or "trials", **common)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,9 @@ from nwb_calcium_lvm.cli._reading import Reading
 from nwb_calcium_lvm.exceptions import DataError, NameClashError
 from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.result import InferenceResult, NamedArray
+from nwb_calcium_lvm.stream import RecordingStream
 
+_SLAB = 2**22  # values looked at together
 MODELS = ("s2s", "filter", "oasis")
 
 
@@ -37,39 +40,70 @@ def spike_estimator(model: str, weights: str | None, lag: float | None) -> Any:
     return FilterSpikeEstimator(**options) if model == "filter" else OASISSpikeEstimator(**options)
 
 
-def run_spikes(reading: Reading, estimator: Any, output: Output, say: Say, *, dry_run: bool = False) -> None:
-    """Infer spike rates of every ROI and write them."""
+def run_spikes(
+    reading: Reading,
+    estimator: Any,
+    output: Output,
+    say: Say,
+    *,
+    dry_run: bool = False,
+    spike_times: bool = False,
+    verbose: int = 0,
+) -> None:
+    """Infer spike rates of every ROI and write them; recordings that are large for the memory block by block."""
     from nwb_calcium_lvm.io import plan_write, write_nwb, write_suite2p
 
     if output.in_place and reading.is_suite2p:
         raise typer.BadParameter(
             f"{reading.path} is a Suite2p folder: --in-place is for NWB files. Use --out, or none."
         )
+    if spike_times and not hasattr(estimator, "predict_spikes"):
+        raise typer.BadParameter("--spike-times is for --model s2s: nothing says how sure spikes of others are.")
     if output.beside_suite2p and not reading.is_suite2p:
         raise typer.BadParameter(f"--write-suite2p is for Suite2p folders, and {reading.path} is not one.")
-    recording = reading.read()
-    say(f"Read {recording!r}")
+    recording, stream = _opened(reading, output, estimator.takes_any_rois)
+    say(f"Read {recording!r}" if recording is not None else f"Reading {stream!r}, some ROIs at a time")
     source = recording if reading.is_suite2p else None
-    empty = _placeholder(recording, type(estimator).__name__)
+    empty = _placeholder(stream, type(estimator).__name__)
     plan = plan_write(empty, output.path, source=source, name=output.name, overwrite=output.overwrite)
     there = sorted(reading.path.rglob(f"{output.rates_name}.npy")) if output.beside_suite2p else []
     if there:
         raise NameClashError(f"{there[0]} exists and is not overwritten. Pass --name for another name.")
     if dry_run:
-        for line in [*facts(recording), f"Would write {plan.path}, among others:", *plan.objects]:
+        for line in [*facts(recording or stream.frames), f"Would write {plan.path}, among others:", *plan.objects]:
             say(f"  {line}")
         say("Nothing was written (--dry-run).")
         return
     started = time.monotonic()
     if not hasattr(estimator, "networks_"):
-        estimator.fit(recording)
-    result = estimator.infer(recording)
+        estimator.fit(stream.frames if recording is None else recording)  # deconvolution learns nothing from traces
+    if estimator.takes_any_rois:
+        options: dict[str, Any] = {"stream": recording is None, "scratch": plan.path.parent, "spikes": spike_times}
+        result = estimator.infer(stream, **options, verbose=verbose)
+    else:
+        result = estimator.infer(recording)
     say(_summary(result, time.monotonic() - started))
-    written = write_nwb(result, output.path, source=source, name=output.name, overwrite=output.overwrite)
+    written = write_nwb(
+        result, output.path, source=source, name=output.name, overwrite=output.overwrite, verbose=verbose
+    )
     say(f"Wrote {written} (result {output.name})")
+    if source is None and reading.is_suite2p:
+        say("The traces themselves are not in it: they stay in the folder.")
     if output.beside_suite2p:
         beside = write_suite2p(result, reading.path, name=output.rates_name)
         say(f"Wrote {beside if beside.is_file() else f'{output.rates_name}.npy in each planeN of {beside}'}")
+
+
+def _opened(reading: Reading, output: Output, in_parts: bool) -> tuple[Recording | None, RecordingStream]:
+    """Read the recording, unless it is large and can be taken in parts: then only open it."""
+    from nwb_calcium_lvm.spikes.streaming import LARGE
+
+    with warnings.catch_warnings(action="ignore"):  # whichever way it is read, that says what is odd
+        n_bytes = reading.stream().n_bytes
+    if in_parts and n_bytes > LARGE:
+        return None, reading.stream((output.path or reading.path).absolute().parent)
+    recording = reading.read()
+    return recording, RecordingStream.of(recording)
 
 
 def run_train_s2s(
@@ -133,38 +167,43 @@ def _logged(say: Say) -> Iterator[None]:
 
 
 def _summary(result: InferenceResult, seconds: float) -> str:
-    rates, nu = np.asarray(result["firing_rates"]), np.asarray(result["noise_level"], float)
-    known = np.isfinite(rates).all(axis=0)
+    mean, nu = _mean_over_time(result["firing_rates"]), np.asarray(result["noise_level"], float)
+    known = np.isfinite(mean)
     head = f"Rates of {known.sum()} of {known.size} ROIs in {seconds:.1f} s"
     if not known.any():
         return head
-    mean = rates[:, known].mean(axis=0)
     rows = [
-        ["mean rate (Hz)", *(float(f"{np.quantile(mean, q):.3g}") for q in (0.1, 0.5, 0.9))],
+        ["mean rate (Hz)", *(float(f"{np.quantile(mean[known], q):.3g}") for q in (0.1, 0.5, 0.9))],
         ["noise level", *(float(f"{np.nanquantile(nu[known], q):.3g}") for q in (0.1, 0.5, 0.9))],
     ]
     return f"{head}\n{table(rows, ['over ROIs', '10 %', 'median', '90 %'])}"
 
 
-def _placeholder(recording: Recording, name: str) -> InferenceResult:
+def _mean_over_time(values: Any) -> np.ndarray:
+    """Return the mean of each ROI of an array (time, roi) that may be on disk."""
+    step = max(_SLAB // max(values.shape[1], 1), 1)
+    sums = [np.asarray(values[a : a + step]).sum(axis=0, dtype=float) for a in range(0, values.shape[0], step)]
+    return np.sum(sums, axis=0) / values.shape[0]
+
+
+def _placeholder(stream: RecordingStream, name: str) -> InferenceResult:
     """Return a result of the right shape that holds nothing, to ask where a result would go."""
-    nothing = np.broadcast_to(np.float32(0.0), recording.shape)
-    dims = ("time", "roi")
+    from nwb_calcium_lvm.spikes.streaming import ARRAYS
+
+    frames = stream.frames
+    nothing = np.broadcast_to(np.float32(0.0), stream.shape)
     return InferenceResult(
-        arrays={
-            "firing_rates": NamedArray(nothing, dims, "Hz", "Spikes per second."),
-            "expected_spikes": NamedArray(nothing, dims, "spikes", "Expected number of spikes in each frame."),
-        },
+        arrays={key: NamedArray(nothing, ("time", "roi"), *facts) for key, facts in ARRAYS.items()},
         parameters={},
-        time=recording.timestamps,
-        time_unit="s" if recording.has_clock else "frames",
-        sampling_rate=recording.sampling_rate,
-        is_regular=recording.is_regular and len(recording.segments) == 1,
-        roi_ids=recording.roi_ids,
-        segments=recording.segments,
+        time=frames.timestamps,
+        time_unit="s" if frames.has_clock else "frames",
+        sampling_rate=frames.sampling_rate,
+        is_regular=frames.is_regular and len(frames.segments) == 1,
+        roi_ids=stream.roi_ids,
+        segments=frames.segments,
         model={"name": name, "description": "", "hyperparameters": {}},
         converged=True,
-        source=recording.source,
-        metadata=recording.metadata,
-        roi_metadata=recording.roi_metadata,
+        source=stream.source,
+        metadata=frames.metadata,
+        roi_metadata=stream.roi_metadata,
     )

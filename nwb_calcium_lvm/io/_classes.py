@@ -22,6 +22,7 @@ ProcessingModule = _pynwb.ProcessingModule
 TimeSeries = _pynwb.TimeSeries
 TimeSeriesReferenceVectorData = import_module("pynwb.base").TimeSeriesReferenceVectorData
 TimeIntervals = _epoch.TimeIntervals
+Units = import_module("pynwb.misc").Units
 
 ImageSegmentation = _ophys.ImageSegmentation
 OpticalChannel = _ophys.OpticalChannel

@@ -14,6 +14,7 @@ from nwb_calcium_lvm.io import _classes as nwb
 from nwb_calcium_lvm.io._build import Place, clock_arguments, stored_column
 from nwb_calcium_lvm.io._classes import NwbObject
 from nwb_calcium_lvm.io._clock import Clock, clock_of
+from nwb_calcium_lvm.io._spike_table import add_spikes, spike_names
 from nwb_calcium_lvm.io._tables import Column, Table, visits, windows
 from nwb_calcium_lvm.io.nwb_series import RESULT_TABLE
 from nwb_calcium_lvm.result import InferenceResult, NamedArray
@@ -40,12 +41,14 @@ class CoreLayout:
     clock: Clock
     series: list[Series]
     tables: list[Table]
+    result: InferenceResult
     notes: list[str] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
         """Names of the objects in the module."""
-        return [*(s.name for s in self.series), *(t.name for t in self.tables)]
+        series, tables = [s.name for s in self.series], [t.name for t in self.tables]
+        return [*series, *tables, *spike_names(self.name, self.result)]
 
     @property
     def n_bytes(self) -> int:
@@ -63,7 +66,8 @@ class CoreLayout:
         for table in self.tables:
             kind = "TimeIntervals" if table.intervals else "DynamicTable"
             lines.append(f"{room}/{table.name}: {kind}, {len(table)} rows")
-        return lines
+        names = spike_names(self.name, self.result)
+        return [*lines, *(f"{room}/{name}: Units, {len(self.result.roi_ids)} rows" for name in names)]
 
     def add(self, place: Place) -> None:
         """Add the result to an open file."""
@@ -74,6 +78,7 @@ class CoreLayout:
             lender = lender or built
         for table in self.tables:
             place.room.add(_built_table(table, place))
+        add_spikes(self.name, self.result, place)
 
     def problems(self, room: NwbObject) -> list[str]:
         """Say what of the result is not there, or not whole, in the module of a file."""
@@ -105,14 +110,14 @@ def core_layout(result: InferenceResult, label: str) -> CoreLayout:
             tables.append(table)
         else:  # a table of one row is flagged as bad practice
             rest |= {f"{table.name.removeprefix(label + '_')}.{c.name}": c.values[0] for c in table.columns}
-    written = [*(s.name for s in series), *(t.name for t in tables), label + RESULT_TABLE]
+    written = [*(s.name for s in series), *(t.name for t in tables), label + RESULT_TABLE, *spike_names(label, result)]
     twice = sorted({name for name in written if written.count(name) > 1})
     if twice:
         raise DataError(
             f"{', '.join(twice)} would be written twice. Give the array another name, or pass schema='extension'."
         )
     facts = _facts(result, label, written, rest, notes)
-    return CoreLayout(label, clock, series, [*tables, _key_values(label, facts)], notes)
+    return CoreLayout(label, clock, series, [*tables, _key_values(label, facts)], result, notes)
 
 
 # -- Over time --------------------------------------------------------------------------------------------------------

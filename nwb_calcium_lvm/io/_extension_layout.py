@@ -14,6 +14,7 @@ from nwb_calcium_lvm.io._build import Place
 from nwb_calcium_lvm.io._classes import NwbObject
 from nwb_calcium_lvm.io._clock import Clock, clock_of, why_no_clock
 from nwb_calcium_lvm.io._plain import storable, stored_name
+from nwb_calcium_lvm.io._spike_table import add_spikes, spike_names
 from nwb_calcium_lvm.io._tables import Table, visits, windows
 from nwb_calcium_lvm.io.archive import header_text
 from nwb_calcium_lvm.result import InferenceResult, NamedArray
@@ -110,7 +111,7 @@ class ExtensionLayout:
     @property
     def names(self) -> list[str]:
         """Names of the objects in the module."""
-        return [self.name]
+        return [self.name, *spike_names(self.name, self.result)]
 
     @property
     def n_bytes(self) -> int:
@@ -131,6 +132,7 @@ class ExtensionLayout:
             names = ", ".join(self.columns)
             lines.append(f"{top}/roi_parameters: CalciumParametersTable, {len(self.result.roi_ids)} rows, {names}")
         lines += [f"{top}/model/{key}: LabeledArray, {_size(a.values)}" for key, a in self.loose.items()]
+        lines += [f"{room}/{name}: Units, {len(self.result.roi_ids)} rows" for name in self.names[1:]]
         if self.result.fitted is not None:
             lines.append(f"{top}/model/estimator_state: EstimatorState, {len(self.result.fitted.arrays)} arrays")
         return lines
@@ -140,6 +142,7 @@ class ExtensionLayout:
         from nwb_calcium_lvm.io._extension_build import add_result  # it needs the types, and makes objects of them
 
         add_result(self, place)
+        add_spikes(self.name, self.result, place)
 
     def problems(self, room: NwbObject) -> list[str]:
         """Say what of the result is not there, or not whole, in the module of a file."""
@@ -149,7 +152,7 @@ class ExtensionLayout:
         there = {**found.inferred_series, **found.inferred_roi_series, **found.labeled_arrays}
         missing = [i.name for i in self.items if i.name not in there]
         wrong = [i.name for i in self.items if i.name in there and _n_values(there[i.name].data) != _n_values(i.array)]
-        return missing + wrong
+        return missing + wrong + [n for n in self.names[1:] if n not in room.data_interfaces]
 
 
 def extension_layout(result: InferenceResult, label: str) -> ExtensionLayout:

@@ -27,6 +27,7 @@ from nwb_calcium_lvm.io._new_hdf5 import new_hdf5
 from nwb_calcium_lvm.io._open import opened
 from nwb_calcium_lvm.io._relocate import keep_references
 from nwb_calcium_lvm.io._session import SUFFIX, identifier_of_copy, rois_of
+from nwb_calcium_lvm.io._spike_table import SPIKES, is_spike_table
 from nwb_calcium_lvm.io.new_file import TABLE_PATH, TRACES_PATH, check_new_file, new_nwbfile
 from nwb_calcium_lvm.io.nwb_read import JOIN
 from nwb_calcium_lvm.io.nwb_series import RESULT_TABLE, is_result, object_at
@@ -333,6 +334,7 @@ def _earlier(room: NwbObject, name: str) -> list[str]:
     """Names of what an earlier result of that name consists of, in either schema."""
     found = room.data_interfaces.get(name)
     names = [name] if is_result(found) else []
+    names += [name + SPIKES] if names and is_spike_table(room.data_interfaces.get(name + SPIKES)) else []
     table = room.data_interfaces.get(name + RESULT_TABLE)
     if not {"key", "value"} <= set(getattr(table, "colnames", ())):
         return names

@@ -44,25 +44,40 @@ def read_values(candidate: Candidate, rois: NDArray[np.integer], n_frames: int) 
     ndarray, shape (time, roi)
         The first ``n_frames`` frames.
     """
-    series, data = candidate.series, candidate.series.data
-    stored = np.dtype(getattr(data, "dtype", np.asarray(data).dtype))
-    small = stored.kind in "iub" and stored.itemsize <= 2
-    dtype = (
-        stored if stored.kind == "f" and stored.itemsize >= 4 else np.dtype("f4" if small or stored == "f2" else "f8")
+    out = np.empty((n_frames, len(rois)), dtype_of(candidate))
+    copy_values(
+        candidate, rois, n_frames, out, max(1, _BLOCK // max(1, len(candidate.rows) * _stored(candidate).itemsize))
     )
-    out = np.empty((n_frames, len(rois)), dtype)
-    n_all = len(candidate.rows)
-    step = max(1, _BLOCK // max(1, n_all * stored.itemsize))
-    for a in range(0, n_frames, step):
-        b = min(a + step, n_frames)
-        out[a:b] = _frames(candidate, slice(a, b))[:, rois]
+    return out
+
+
+def copy_values(candidate: Candidate, rois: NDArray[np.integer], n_frames: int, out: Any, step: int) -> None:
+    """Put the given ROIs of a series into ``out``, ``step`` frames at a time; see :func:`read_values`."""
+    series, dtype = candidate.series, dtype_of(candidate)
     offset = float(getattr(series, "offset", None) or 0.0)
     conversion = 1.0 if series.conversion is None else float(series.conversion)
-    if conversion != 1.0:
-        out *= dtype.type(conversion)
-    if offset != 0.0:
-        out += dtype.type(offset)
-    return out
+    for a in range(0, n_frames, step):
+        b = min(a + step, n_frames)
+        values = _frames(candidate, slice(a, b))[:, rois].astype(dtype, copy=False)
+        if conversion != 1.0:
+            values = values * dtype.type(conversion)
+        if offset != 0.0:
+            values = values + dtype.type(offset)
+        out[a:b] = values
+
+
+def dtype_of(candidate: Candidate) -> np.dtype[Any]:
+    """Return the type in which the numbers of a series are read: float32 where that holds them, else float64."""
+    stored = _stored(candidate)
+    small = stored.kind in "iub" and stored.itemsize <= 2
+    return (
+        stored if stored.kind == "f" and stored.itemsize >= 4 else np.dtype("f4" if small or stored == "f2" else "f8")
+    )
+
+
+def _stored(candidate: Candidate) -> np.dtype[Any]:
+    data = candidate.series.data
+    return np.dtype(getattr(data, "dtype", np.asarray(data).dtype))
 
 
 def _frames(candidate: Candidate, frames: slice) -> NDArray[Any]:

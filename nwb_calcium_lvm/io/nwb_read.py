@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +18,14 @@ from nwb_calcium_lvm.exceptions import DataError, DataWarning
 from nwb_calcium_lvm.indicators import Indicator
 from nwb_calcium_lvm.io._classes import NwbObject
 from nwb_calcium_lvm.io._open import opened
-from nwb_calcium_lvm.io._series_values import frames_recorded, read_values
+from nwb_calcium_lvm.io._series_values import copy_values, dtype_of, frames_recorded, read_values
 from nwb_calcium_lvm.io.nwb_series import Candidate, Pick, as_candidate, choose, find_series, object_path
 from nwb_calcium_lvm.io.nwb_tables import accepted_rois, plain_columns, trial_table
+from nwb_calcium_lvm.io.scratch import Scratch, frames_per_slab
 from nwb_calcium_lvm.preprocessing import dff_from_raw, noise_level
 from nwb_calcium_lvm.provenance import Source
 from nwb_calcium_lvm.recording import Recording
+from nwb_calcium_lvm.stream import RecordingStream, silent
 
 JOIN = " + "  # between the paths of several planes read as one
 logger = logging.getLogger(__name__)
@@ -29,6 +33,7 @@ logger = logging.getLogger(__name__)
 _FROM_RAW = ("raw", "demixed", "corrected")  # raw light: a baseline makes it dF/F
 _NOT_FOR_MODELS = ("deconvolved", "denoised", "result", "neuropil")
 _RATE_TOLERANCE = 0.02
+_COPIES = ("traces", "neuropil")  # names in a temporary file
 
 
 def read_nwb(
@@ -91,41 +96,137 @@ def read_nwb(
         If there is nothing to read, or it contradicts itself.
     """
     with opened(src) as (nwbfile, only, path):
-        if only is not None:
-            candidates = find_series(nwbfile) if nwbfile is not None else [as_candidate(only, None)]
-            series = object_path(only, nwbfile)
-        else:
-            candidates = find_series(nwbfile)
-        picks = choose(candidates, series=series, neuropil=neuropil, plane=plane)
-        table = picks[0].trace.series.rois.table
-        rows = np.concatenate([p.trace.rows for p in picks])
-        _check_rows(rows, len(table), picks)
-        columns = plain_columns(table, rows)
-        keep = accepted_rois(columns, accepted)
-        keep = np.ones(len(rows), bool) if keep is None else keep
-        clock = _clock(picks[0].trace.series, sampling_rate, table.imaging_plane)
-        parts = _read_picks(picks, keep)
-        facts: dict[str, Any] = {
-            "roi_ids": _roi_ids(table, rows)[keep],
-            "roi_metadata": {k: v[keep] for k, v in columns.items()},
-            "trials": None if nwbfile is None else trial_table(nwbfile, trials),
-            "metadata": _metadata(nwbfile, table.imaging_plane),
-            "indicator": indicator or indicators.find(str(table.imaging_plane.indicator)),
-            "source": _source(picks, nwbfile, path, rows, keep),
-        }
-    traces = _as_dff(parts, clock.frames_per_second, neuropil_coefficient, baseline)
-    recording = Recording(
-        traces.dff,
-        mask=traces.mask,
-        units=traces.units,
-        sampling_rate=clock.rate,
-        timestamps=clock.cut(len(traces.dff), whole=len(traces.dff) == picks[0].trace.n_frames),
-        starting_time=clock.start,
-        **facts,
-    )
+        found = _find(nwbfile, only, path, series, neuropil, plane, accepted, trials, indicator, sampling_rate)
+        parts = _read_picks(found)
+    traces = _as_dff(parts, found.clock.frames_per_second, neuropil_coefficient, baseline)
+    recording = _recording(found, traces)
     recording = _with_noise(_without_dead(recording, traces.usable & recording.usable, strict))
     logger.info("Read %s", recording)
     return recording
+
+
+def stream_nwb(
+    src: str | os.PathLike[str],
+    *,
+    series: str | None = None,
+    neuropil: str | bool | None = None,
+    plane: int | None = None,
+    accepted: bool | str = True,
+    neuropil_coefficient: float = 0.7,
+    baseline: str = "maximin",
+    trials: str | None = "trials",
+    indicator: str | Indicator | None = None,
+    sampling_rate: float | None = None,
+    scratch: str | os.PathLike[str] | None = None,
+) -> RecordingStream:
+    """Open an NWB file, to be read some ROIs at a time as :func:`read_nwb` reads all of them.
+
+    For files larger than memory: ``S2SSpikeEstimator.infer`` takes what this returns. A file holds frame after frame,
+    and a baseline needs all frames of a ROI, so the traces are first copied to a temporary file once, from the first
+    frame to the last. ROIs without a signal are named in a warning when all have been read.
+
+    Parameters
+    ----------
+    src : path
+    series, neuropil, plane, accepted, neuropil_coefficient, baseline, trials, indicator, sampling_rate
+        As of :func:`read_nwb`.
+    scratch : path, optional
+        Folder of the temporary file, which takes as much room as the traces and their neuropil. Default: the system's.
+    """
+    with opened(Path(src)) as (nwbfile, only, path):
+        found = _find(nwbfile, only, path, series, neuropil, plane, accepted, trials, indicator, sampling_rate)
+        units = _units([p.trace.kind for p in found.picks])
+        n_frames = _n_frames(found.picks)
+
+    def blocks(size: int) -> Iterator[Recording]:
+        copy = Scratch(scratch)
+        with opened(Path(src)) as (nwbfile, only, path), warnings.catch_warnings(action="ignore"):
+            # The series found before are those of a file that is closed; what is odd about them has been said.
+            again = _find(nwbfile, only, path, series, neuropil, plane, accepted, trials, indicator, sampling_rate)
+            _copy_picks(again, n_frames, copy)
+        left_out: list[Any] = []
+        for part, columns in _columns(found, size):
+            traces = _as_dff(
+                [_copied(found, part, copy, columns)], found.clock.frames_per_second, neuropil_coefficient, baseline
+            )
+            recording = _recording(found.take(part, columns), traces._replace(units=units))
+            usable = traces.usable & recording.usable
+            left_out += recording.roi_ids[~usable].tolist()
+            if usable.any():
+                yield _with_noise(recording if usable.all() else recording.isel(roi=usable))
+        _say_dead(left_out, len(found.facts["roi_ids"]), strict=False)
+
+    facts = {k: found.facts[k] for k in ("trials", "metadata", "indicator")}
+    frames = Recording(silent(n_frames), units=units, **facts, **found.clock.arguments(n_frames, found.picks[0].trace))
+    return RecordingStream(frames, found.facts["roi_ids"], blocks, found.facts["source"], found.facts["roi_metadata"])
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What of a file is read: series, which of their ROIs, when, and what is known of them."""
+
+    picks: list[Pick]
+    columns: list[NDArray[np.integer]]  # of each series, those that are kept
+    clock: _Clock
+    facts: dict[str, Any]
+
+    def take(self, part: int, columns: slice) -> _Found:
+        """Return the same of some of the kept columns of one series."""
+        first = sum(len(c) for c in self.columns[:part])
+        rois = np.arange(first + columns.start, first + columns.stop)
+        facts = self.facts | {
+            "roi_ids": self.facts["roi_ids"][rois],
+            "roi_metadata": {k: v[rois] for k, v in self.facts["roi_metadata"].items()},
+            "source": self.facts["source"].take(rois),
+        }
+        return replace(self, facts=facts)
+
+
+def _find(
+    nwbfile: NwbObject,
+    only: NwbObject | None,
+    path: Path | None,
+    series: str | None,
+    neuropil: str | bool | None,
+    plane: int | None,
+    accepted: bool | str,
+    trials: str | None,
+    indicator: str | Indicator | None,
+    sampling_rate: float | None,
+) -> _Found:
+    if only is not None:
+        candidates = find_series(nwbfile) if nwbfile is not None else [as_candidate(only, None)]
+        series = object_path(only, nwbfile)
+    else:
+        candidates = find_series(nwbfile)
+    picks = choose(candidates, series=series, neuropil=neuropil, plane=plane)
+    table = picks[0].trace.series.rois.table
+    rows = np.concatenate([p.trace.rows for p in picks])
+    _check_rows(rows, len(table), picks)
+    columns = plain_columns(table, rows)
+    keep = accepted_rois(columns, accepted)
+    keep = np.ones(len(rows), bool) if keep is None else keep
+    facts: dict[str, Any] = {
+        "roi_ids": _roi_ids(table, rows)[keep],
+        "roi_metadata": {k: v[keep] for k, v in columns.items()},
+        "trials": None if nwbfile is None else trial_table(nwbfile, trials),
+        "metadata": _metadata(nwbfile, table.imaging_plane),
+        "indicator": indicator or indicators.find(str(table.imaging_plane.indicator)),
+        "source": _source(picks, nwbfile, path, rows, keep),
+    }
+    ends = np.cumsum([len(p.trace.rows) for p in picks])[:-1]
+    chosen: list[NDArray[np.integer]] = [np.flatnonzero(k) for k in np.split(keep, ends)]
+    return _Found(picks, chosen, _clock(picks[0].trace.series, sampling_rate, table.imaging_plane), facts)
+
+
+def _recording(found: _Found, traces: _Traces) -> Recording:
+    return Recording(
+        traces.dff,
+        mask=traces.mask,
+        units=traces.units,
+        **found.clock.arguments(len(traces.dff), found.picks[0].trace),
+        **found.facts,
+    )
 
 
 def describe_nwb(path: str | Path) -> list[dict[str, Any]]:
@@ -195,9 +296,11 @@ class _Clock:
         steps = np.diff(self.timestamps)
         return 1.0 / float(np.median(steps[steps > 0])) if (steps > 0).any() else 1.0
 
-    def cut(self, n_frames: int, whole: bool) -> NDArray[np.floating] | None:
-        """Return the time of each frame; where frames were cut off so are their times, else all have to fit."""
-        return self.timestamps if self.timestamps is None or whole else self.timestamps[:n_frames]
+    def arguments(self, n_frames: int, trace: Candidate) -> dict[str, Any]:
+        """Return what a Recording is told; where frames were cut off so are their times, else all have to fit."""
+        times = self.timestamps
+        cut = times if times is None or n_frames == trace.n_frames else times[:n_frames]
+        return {"sampling_rate": self.rate, "timestamps": cut, "starting_time": self.start}
 
 
 def _clock(series: NwbObject, wanted: float | None, imaging_plane: Any) -> _Clock:
@@ -240,7 +343,17 @@ class _Part:
     neuropil: NDArray[np.floating] | None
 
 
-def _read_picks(picks: list[Pick], keep: NDArray[np.bool_]) -> list[_Part]:
+def _read_picks(found: _Found) -> list[_Part]:
+    n_frames = _n_frames(found.picks)
+    parts: list[_Part] = []
+    for (trace, neuropil), chosen in zip(found.picks, found.columns, strict=True):
+        other = None if neuropil is None else read_values(neuropil, chosen, n_frames)
+        parts.append(_Part(trace.kind, read_values(trace, chosen, n_frames), other))
+    return parts
+
+
+def _n_frames(picks: list[Pick]) -> int:
+    """Return how many frames all picks have, and say what is odd about them."""
     lengths = [frames_recorded([c for c in pick if c is not None]) for pick in picks]
     for pick, length in zip(picks, lengths, strict=True):
         if length < pick.trace.n_frames:
@@ -248,11 +361,7 @@ def _read_picks(picks: list[Pick], keep: NDArray[np.bool_]) -> list[_Part]:
     n_frames, longest = min(lengths), max(lengths)
     if n_frames < longest:
         _warn(f"The planes have {n_frames} to {longest} frames; all are cut to {n_frames}.")
-    parts: list[_Part] = []
-    start = 0
-    for trace, neuropil in picks:
-        chosen = np.flatnonzero(keep[start : start + len(trace.rows)])
-        start += len(trace.rows)
+    for trace, _ in picks:
         if trace.transposed:
             _warn(f"{trace.path} is stored as (roi, time), against the standard, and is turned round.")
         if trace.kind in _NOT_FOR_MODELS:
@@ -260,9 +369,7 @@ def _read_picks(picks: list[Pick], keep: NDArray[np.bool_]) -> list[_Part]:
                 f"{trace.path} looks {trace.kind}. Models of calcium expect the fluorescence with its noise: their "
                 "noise and time constants will be off. Its unit is taken as unknown."
             )
-        other = None if neuropil is None else read_values(neuropil, chosen, n_frames)
-        parts.append(_Part(trace.kind, read_values(trace, chosen, n_frames), other))
-    return parts
+    return n_frames
 
 
 class _Traces(NamedTuple):
@@ -290,29 +397,61 @@ def _as_dff(parts: list[_Part], rate: float, coefficient: float, method: str) ->
                 mask=seen,
             )
         done.append((values, seen & np.isfinite(values), good))
-    kinds = {part.kind for part in parts}
+    dff, mask, usable = (np.concatenate(found, axis=-1) for found in zip(*done, strict=True))
+    return _Traces(dff, mask, usable, _units([part.kind for part in parts]))
+
+
+def _units(kinds: list[str]) -> str:
     if "other" in kinds:
         _warn("Nothing in the file says whether these traces are raw or dF/F: their unit is taken as unknown.")
-    dff = np.concatenate([d[0] for d in done], axis=1)
-    mask = np.concatenate([d[1] for d in done], axis=1)
-    units = "dff" if kinds <= {*_FROM_RAW, "dff"} else "unknown"
-    return _Traces(dff, mask, np.concatenate([d[2] for d in done]), units)
+    return "dff" if {*kinds} <= {*_FROM_RAW, "dff"} else "unknown"
+
+
+def _copy_picks(found: _Found, n_frames: int, copy: Scratch) -> None:
+    """Copy what is kept of each series, frame after frame."""
+    for i, (pick, chosen) in enumerate(zip(found.picks, found.columns, strict=True)):
+        for name, candidate in zip(_COPIES, pick, strict=True):
+            if candidate is not None and len(chosen):
+                dtype = dtype_of(candidate)
+                out = copy.create(f"{name}_{i}", (n_frames, len(chosen)), dtype)
+                step = frames_per_slab(n_frames, len(candidate.rows), dtype.itemsize)
+                copy_values(candidate, chosen, n_frames, out, step)
+
+
+def _copied(found: _Found, part: int, copy: Scratch, columns: slice) -> _Part:
+    trace, other = found.picks[part]
+    neuropil = None if other is None else copy.rois(f"{_COPIES[1]}_{part}", columns)
+    return _Part(trace.kind, copy.rois(f"{_COPIES[0]}_{part}", columns), neuropil)
+
+
+def _columns(found: _Found, size: int) -> Iterator[tuple[int, slice]]:
+    """Yield, some at a time, which series and which of its kept columns."""
+    for part, chosen in enumerate(found.columns):
+        for first in range(0, len(chosen), size):
+            yield part, slice(first, min(first + size, len(chosen)))
 
 
 def _without_dead(recording: Recording, usable: NDArray[np.bool_], strict: bool) -> Recording:
     if usable.all():
         return recording
-    names = ", ".join(map(str, recording.roi_ids[~usable][:8].tolist()))
+    _say_dead(recording.roi_ids[~usable].tolist(), len(usable), strict)
+    return recording.isel(roi=usable)
+
+
+def _say_dead(left_out: list[Any], n_rois: int, strict: bool) -> None:
+    """Name the ROIs that are left out; an error where none is left, or where that was asked for."""
+    if not left_out:
+        return
+    names = ", ".join(map(str, left_out[:8]))
     found = (
-        f"{np.sum(~usable)} of {len(usable)} ROIs carry no signal (constant, all missing, or with a baseline at or "
-        f"under the noise, so that dF/F has no scale): {names}{', ...' if np.sum(~usable) > 8 else ''}."
+        f"{len(left_out)} of {n_rois} ROIs carry no signal (constant, all missing, or with a baseline at or "
+        f"under the noise, so that dF/F has no scale): {names}{', ...' if len(left_out) > 8 else ''}."
     )
     if strict:
         raise DataError(f"{found} Reject them in the file, or pass strict=False to leave them out.")
-    if not usable.any():
+    if len(left_out) == n_rois:
         raise DataError(f"{found} Nothing would be left. Check that the series holds traces, and its offset.")
     _warn(f"{found} They are left out.")
-    return recording.isel(roi=usable)
 
 
 def _with_noise(recording: Recording) -> Recording:

@@ -15,6 +15,7 @@ from nwb_calcium_lvm.io._classes import NwbObject
 from nwb_calcium_lvm.io._extension_layout import MODEL_FIELDS, MODEL_NAMES, OF_ROI, RESULT_NAMES, STATE_NAMES, TIME
 from nwb_calcium_lvm.io._open import opened
 from nwb_calcium_lvm.io._plain import NO_DESCRIPTION, NO_NAME, NO_UNIT, as_read, from_json, key_of
+from nwb_calcium_lvm.io._spike_table import SPIKES, read_spikes
 from nwb_calcium_lvm.io.archive import FORMAT
 from nwb_calcium_lvm.io.nwb_read import JOIN
 from nwb_calcium_lvm.io.nwb_series import RESULT_TABLE, is_result, object_path
@@ -150,6 +151,7 @@ class _Reader:
             is_regular=bool(obj.is_regular) if obj.is_regular is not None else True,
             versions={str(k): str(v) for k, v in versions},
             fitted=self._fitted(),
+            spikes=read_spikes(self.obj.parent.data_interfaces.get(self.obj.name + SPIKES)),
         )
 
     # -- Arrays -------------------------------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ class StoredArray:
         Of the values.
     order : ndarray of int, shape (time,), or None
         Place in the file of each frame; None: as stored.
+    keeps : object, optional
+        What owns the file; it lives as long as the array does.
     """
 
     def __init__(
@@ -44,7 +46,9 @@ class StoredArray:
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
         order: NDArray[np.integer] | None = None,
+        keeps: Any = None,
     ):
+        self._keeps = keeps
         self._path = path
         self._dataset = dataset
         self._order = order

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from nwb_calcium_lvm.io._suite2p_folder import (
 from nwb_calcium_lvm.preprocessing import METHODS, constant_rois, dff_from_raw, noise_level
 from nwb_calcium_lvm.provenance import Source
 from nwb_calcium_lvm.recording import Recording
+from nwb_calcium_lvm.stream import RecordingStream, silent
 
 _BLOCK = 64  # ROIs worked on at a time, so that memory holds the result and little more
 _SUITE2P_DEFAULT_RATE = 10.0
@@ -81,6 +82,67 @@ def read_suite2p(
     UnsafeFileError
         If a settings file is a pickle that asks for more than data.
     """
+    found = _find(folder, plane, accepted, neuropil_coefficient, baseline, sampling_rate)
+    traces = _dff(found)
+    kept = _usable_rois(traces.usable, traces.dead, found.ids, strict)
+    return _recording(found, traces, kept, slice(None), indicator)
+
+
+def stream_suite2p(
+    folder: str | os.PathLike[str],
+    *,
+    plane: int | None = None,
+    accepted: bool = True,
+    neuropil_coefficient: float | None = None,
+    baseline: str | None = None,
+    sampling_rate: float | None = None,
+    indicator: str | Indicator | None = None,
+) -> RecordingStream:
+    """Open a folder written by Suite2p, to be read some ROIs at a time as :func:`read_suite2p` reads all of them.
+
+    For folders larger than memory: ``S2SSpikeEstimator.infer`` takes what this returns. Parameters are those of
+    :func:`read_suite2p`. ROIs that have no dF/F are named in a warning when all have been read.
+    """
+    found = _find(folder, plane, accepted, neuropil_coefficient, baseline, sampling_rate)
+
+    def blocks(size: int) -> Iterator[Recording]:
+        usable, dead = np.zeros(len(found.ids), bool), np.zeros(len(found.ids), bool)
+        for part, traces in _blocks(found, size):
+            usable[part], dead[part] = traces.usable, traces.dead
+            if traces.usable.any():
+                kept = slice(None) if traces.usable.all() else np.flatnonzero(traces.usable)
+                yield _recording(found, traces, kept, part, indicator)
+        _usable_rois(usable, dead, found.ids, strict=False)
+
+    frames = Recording(silent(found.n_frames), sampling_rate=found.rate, metadata=found.metadata, indicator=indicator)
+    source = Source("suite2p", found.layout.root, table_rows=found.rows, planes=found.numbers)
+    return RecordingStream(frames, found.ids, blocks, source, {"plane": found.numbers, **found.roi_metadata})
+
+
+class _Found(NamedTuple):
+    """What of a folder is read: planes, the ROIs chosen in each, and how their traces become dF/F."""
+
+    layout: Layout
+    planes: list[Plane]
+    chosen: Sequence[NDArray[np.integer]]
+    steps: Sequence[_Steps]
+    n_frames: int
+    rate: float
+    ids: NDArray[np.integer]  # of all chosen ROIs, as the other arrays
+    numbers: NDArray[np.integer]
+    rows: NDArray[np.integer]
+    roi_metadata: dict[str, NDArray[Any]]
+    metadata: dict[str, Any]
+
+
+def _find(
+    folder: str | os.PathLike[str],
+    plane: int | None,
+    accepted: bool,
+    neuropil_coefficient: float | None,
+    baseline: str | None,
+    sampling_rate: float | None,
+) -> _Found:
     layout = find_layout(os.fspath(folder))
     planes = _open(layout, plane)
     rate = _rate(planes, sampling_rate)
@@ -92,18 +154,39 @@ def read_suite2p(
             "accepted=False to read them all, or accept cells in Suite2p."
         )
     steps = [_steps(p, neuropil_coefficient, baseline) for p in planes]
-    traces = _dff(planes, chosen, steps, n_frames, rate)
-    ids = np.concatenate([names[rows] for names, rows in zip(_ids(layout, planes), chosen, strict=True)])
-    kept = _usable_rois(traces, ids, strict)
-    numbers = np.concatenate([np.full(len(rows), p.number) for p, rows in zip(planes, chosen, strict=True)])
-    roi_metadata = {"plane": numbers, **_roi_metadata(planes, chosen), "noise_level": traces.noise}
+    return _Found(
+        layout,
+        planes,
+        chosen,
+        steps,
+        n_frames,
+        rate,
+        ids=np.concatenate([names[rows] for names, rows in zip(_ids(layout, planes), chosen, strict=True)]),
+        numbers=np.concatenate([np.full(len(rows), p.number) for p, rows in zip(planes, chosen, strict=True)]),
+        rows=np.concatenate(chosen),
+        roi_metadata=_roi_metadata(planes, chosen),
+        metadata=_metadata(planes, steps),
+    )
+
+
+def _recording(
+    found: _Found,
+    traces: _Traces,
+    kept: slice | NDArray[np.integer],
+    part: slice,
+    indicator: str | Indicator | None,
+) -> Recording:
+    """Return what is kept of the given traces, which are a part of all ROIs."""
+    roi_metadata = {key: values[part] for key, values in {"plane": found.numbers, **found.roi_metadata}.items()}
+    roi_metadata["noise_level"] = traces.noise
+    rows, planes = found.rows[part][kept], found.numbers[part][kept]
     return Recording(
         traces.dff[:, kept],
-        sampling_rate=rate,
-        roi_ids=ids[kept],
+        sampling_rate=found.rate,
+        roi_ids=found.ids[part][kept],
         mask=None if traces.mask is None else traces.mask[:, kept],
-        metadata=_metadata(planes, steps),
-        source=Source("suite2p", layout.root, table_rows=np.concatenate(chosen)[kept], planes=numbers[kept]),
+        metadata=found.metadata,
+        source=Source("suite2p", found.layout.root, table_rows=rows, planes=planes),
         roi_metadata={key: values[kept] for key, values in roi_metadata.items()},
         indicator=indicator,
     )
@@ -226,22 +309,25 @@ def _steps(plane: Plane, coefficient: float | None, method: str | None) -> _Step
     return _Steps(k, method or chosen["baseline"], chosen["window"], chosen["sigma"], chosen["percentile"])
 
 
-def _dff(
-    planes: Sequence[Plane],
-    chosen: Sequence[NDArray[np.integer]],
-    steps: Sequence[_Steps],
-    n_frames: int,
-    rate: float,
-) -> _Traces:
-    n_rois = sum(len(rows) for rows in chosen)
+def _dff(found: _Found) -> _Traces:
+    n_rois, n_frames = len(found.ids), found.n_frames
     # One ROI after the other in memory, as Suite2p has them: each block is written in one stretch.
     traces = np.empty((n_rois, n_frames), np.float32).T
     mask = np.ones((n_rois, n_frames), bool).T
     usable, dead, noise = np.zeros(n_rois, bool), np.zeros(n_rois, bool), np.full(n_rois, np.nan)
-    start = 0
-    for plane, rows, step in zip(planes, chosen, steps, strict=True):
+    for part, block in _blocks(found, _BLOCK):
+        traces[:, part], usable[part], dead[part], noise[part] = block.dff, block.usable, block.dead, block.noise
+        if block.mask is not None:
+            mask[:, part] = block.mask
+    return _Traces(traces, None if mask.all() else mask, usable, dead, noise)
+
+
+def _blocks(found: _Found, size: int) -> Iterator[tuple[slice, _Traces]]:
+    """Yield dF/F of some ROIs at a time, and which of all chosen ROIs they are."""
+    start, n_frames = 0, found.n_frames
+    for plane, rows, step in zip(found.planes, found.chosen, found.steps, strict=True):
         good = ~plane.bad_frames(n_frames)
-        for block in np.array_split(rows, range(_BLOCK, len(rows), _BLOCK)):
+        for block in np.array_split(rows, range(size, len(rows), size)):
             part = slice(start, start + len(block))
             start += len(block)
             F = _rows(plane.F, plane.rows[block], n_frames)
@@ -250,37 +336,42 @@ def _dff(
             if plane.Fneu is not None and step.neuropil_coefficient != 0:
                 Fneu = _rows(plane.Fneu, plane.rows[block], n_frames)
                 observed &= np.isfinite(Fneu)
-            traces[:, part], usable[part] = dff_from_raw(F, Fneu, sampling_rate=rate, mask=observed, **step._asdict())
-            mask[:, part] = observed
-            dead[part] = constant_rois(F, observed)
-            noise[part] = noise_level(traces[:, part], rate, observed)
-    return _Traces(traces, None if mask.all() else mask, usable, dead, noise)
+            dff, usable = dff_from_raw(F, Fneu, sampling_rate=found.rate, mask=observed, **step._asdict())
+            dead = constant_rois(F, observed)
+            noise = noise_level(dff, found.rate, observed)
+            yield part, _Traces(dff, None if observed.all() else observed, usable, dead, noise)
 
 
 def _rows(traces: NDArray[np.floating], rows: NDArray[np.integer], n_frames: int) -> NDArray[np.floating]:
     """Read rows of a file into memory, turned to (time, roi)."""
+    if isinstance(traces, np.memmap) and traces.filename is not None:
+        # Mapped anew each time, so that what was read is let go with the mapping.
+        order = "C" if traces.flags.c_contiguous else "F"
+        traces = np.memmap(traces.filename, traces.dtype, "r", traces.offset, traces.shape, order)
     return np.asarray(traces[rows, :n_frames], np.float32).T
 
 
-def _usable_rois(traces: _Traces, ids: NDArray[np.integer], strict: bool) -> slice | NDArray[np.integer]:
+def _usable_rois(
+    usable: NDArray[np.bool_], dead: NDArray[np.bool_], ids: NDArray[np.integer], strict: bool
+) -> slice | NDArray[np.integer]:
     """Columns that have a dF/F; the others are named. A slice where that is all of them, so that nothing is copied."""
     reasons = []
-    if traces.dead.any():
-        reasons.append(f"ROI {shorten(ids[traces.dead])}: no good sample, or the same value in all frames")
-    dim = ~traces.usable & ~traces.dead
+    if dead.any():
+        reasons.append(f"ROI {shorten(ids[dead])}: no good sample, or the same value in all frames")
+    dim = ~usable & ~dead
     if dim.any():
         reasons.append(
             f"ROI {shorten(ids[dim])}: the baseline is not above the noise, so that dF/F has no scale (a neuropil "
             "coefficient that is too large does this)"
         )
     if reasons:
-        message = f"{np.sum(~traces.usable)} of {len(ids)} ROIs have no dF/F. {'; '.join(reasons)}."
+        message = f"{np.sum(~usable)} of {len(ids)} ROIs have no dF/F. {'; '.join(reasons)}."
         if strict:
             raise DataError(f"{message} Expected dF/F for all, since strict=True; strict=False leaves them out.")
-        if not traces.usable.any():
+        if not usable.any():
             raise DataError(f"{message} Nothing is left to read: check F.npy, Fneu.npy and the bad frames.")
         _warn(f"{message} They are left out.")
-        return np.flatnonzero(traces.usable)
+        return np.flatnonzero(usable)
     return slice(None)
 
 

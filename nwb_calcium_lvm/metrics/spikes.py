@@ -199,6 +199,42 @@ def auc(predicted: ArrayLike, is_spiking: ArrayLike) -> float:
     return float((rankdata(predicted)[label].sum() - n_in * (n_in + 1) / 2) / (n_in * n_out))
 
 
+def match_spikes(found: ArrayLike, true: ArrayLike, tolerance: float = 0.1) -> tuple[NDArray, NDArray]:
+    """Pair found spikes with true ones no further away than ``tolerance`` s, as many as can be, each once.
+
+    Parameters
+    ----------
+    found, true : array_like, shape (n,), (m,)
+        Increasing times in s.
+    tolerance : float
+        In s.
+
+    Returns
+    -------
+    is_true : ndarray of bool, shape (n,)
+        Whether each found spike has a partner; their mean is the precision.
+    is_found : ndarray of bool, shape (m,)
+        Whether each true spike has one; their mean is the recall.
+
+    Examples
+    --------
+    >>> match_spikes([1.0, 1.05, 3.0], [1.08, 2.0])
+    (array([ True, False, False]), array([ True, False]))
+    """
+    a, b = np.asarray(found, float), np.asarray(true, float)
+    is_true, is_found = np.zeros(len(a), bool), np.zeros(len(b), bool)
+    i = j = 0
+    while i < len(a) and j < len(b):  # the earliest that can be paired may always be: what comes later has more choice
+        if abs(a[i] - b[j]) <= tolerance:
+            is_true[i] = is_found[j] = True
+            i, j = i + 1, j + 1
+        elif a[i] < b[j]:
+            i += 1
+        else:
+            j += 1
+    return is_true, is_found
+
+
 def _compare(segment: ScoredSegment, rules: SpikeScoring) -> tuple[Array, Array, Array, Array]:
     rate = np.nan_to_num(np.asarray(segment.rate, float))
     spikes = np.asarray(segment.spikes, float)

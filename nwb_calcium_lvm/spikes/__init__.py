@@ -10,5 +10,14 @@ from nwb_calcium_lvm.spikes.configs import DEFAULT, PUBLISHED, S2SConfig
 from nwb_calcium_lvm.spikes.filter_estimator import FilterSpikeEstimator
 from nwb_calcium_lvm.spikes.oasis_estimator import OASISSpikeEstimator
 from nwb_calcium_lvm.spikes.s2s import S2SSpikeEstimator
+from nwb_calcium_lvm.spikes.scorers import SpikeScorer
 
-__all__ = ["DEFAULT", "PUBLISHED", "FilterSpikeEstimator", "OASISSpikeEstimator", "S2SConfig", "S2SSpikeEstimator"]
+__all__ = [
+    "DEFAULT",
+    "PUBLISHED",
+    "FilterSpikeEstimator",
+    "OASISSpikeEstimator",
+    "S2SConfig",
+    "S2SSpikeEstimator",
+    "SpikeScorer",
+]

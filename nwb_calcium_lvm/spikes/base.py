@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,15 +12,22 @@ from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from nwb_calcium_lvm._core.base import CalciumEstimator
-from nwb_calcium_lvm._core.persistence import state_of
 from nwb_calcium_lvm.exceptions import DataError
 from nwb_calcium_lvm.metrics import ScoredSegment, SpikeScores, SpikeScoring, score_spikes
-from nwb_calcium_lvm.preprocessing import noise_level
 from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.result import InferenceResult, NamedArray
-from nwb_calcium_lvm.spikes.inputs import Given, spike_times, take
+from nwb_calcium_lvm.spikes.inputs import (
+    Findings,
+    frame_durations,
+    look_at,
+    spike_times,
+    take,
+    warn_of_dead,
+    warn_of_units,
+)
+from nwb_calcium_lvm.spikes.streaming import infer_stream, result_of, stream_of
 
-METRICS = {"pearson": "pearson", "spearman": "spearman", "auc": "auc", "smooth_pearson": "smooth_pearson"}
+METRICS = ("pearson", "spearman", "auc", "smooth_pearson")
 
 
 class FineRates(NamedTuple):
@@ -33,8 +41,10 @@ class FineRates(NamedTuple):
 class SpikeEstimator(TransformerMixin, CalciumEstimator):
     """Base class of spike estimators; a subclass gives rates of one recording, and fits.
 
-    Traces of each ROI are taken one by one, so that a fitted estimator takes any number of ROIs.
+    Where traces of each ROI are taken one by one, a fitted estimator takes any number of ROIs, and some at a time.
     """
+
+    takes_any_rois = True
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -59,8 +69,10 @@ class SpikeEstimator(TransformerMixin, CalciumEstimator):
             out.append(FineRates(float(times[0]), speed, rates[a:b]))
         return out
 
-    def _check(self, recording: Recording) -> None:
-        """Warn of what the estimator is not made for."""
+    def _warn_of(self, found: Findings, recording: Recording) -> None:
+        """Warn of what the estimator is not made for; of the recording only clock and unit are looked at."""
+        warn_of_units(found)
+        warn_of_dead(found)
 
     def transform(self, X: Any, *, groups: Any = None) -> Any:
         """Return spikes per s, shape (time, roi), on the recording's own clock and in the form of X.
@@ -103,7 +115,7 @@ class SpikeEstimator(TransformerMixin, CalciumEstimator):
         found = [s for s in self.score_each(X, y, groups=groups) if s is not None]
         if not found:
             raise DataError("No ROI of X can be scored: each needs 5 spikes in segments of at least 3.2 s.")
-        return float(np.nanmean([getattr(s, METRICS[metric]) for s in found]))
+        return float(np.nanmean([getattr(s, metric) for s in found]))
 
     def score_each(
         self, X: Any, y: Any, *, groups: Any = None, scoring: SpikeScoring | None = None
@@ -122,7 +134,7 @@ class SpikeEstimator(TransformerMixin, CalciumEstimator):
         known = spike_times(y, given)
         out: list[SpikeScores | None] = []
         for item, times in zip(given.items, known, strict=True):
-            self._check(item.recording)
+            self._warn_of(look_at(item.recording), item.recording)
             fine = self._fine_rates(item.recording)
             out += [
                 score_spikes(segments_to_score(item.recording, fine, roi, times[roi]), scoring)
@@ -130,40 +142,47 @@ class SpikeEstimator(TransformerMixin, CalciumEstimator):
             ]
         return out
 
-    def infer(self, X: Any, *, groups: Any = None) -> InferenceResult:
-        """Return rates and expected spikes of one recording, ready to be written to NWB."""
+    def infer(
+        self,
+        X: Any,
+        *,
+        groups: Any = None,
+        stream: bool | None = None,
+        scratch: str | Path | None = None,
+        spikes: bool | float = False,
+        verbose: int = 0,
+    ) -> InferenceResult:
+        """Return rates and expected spikes of one recording, ready to be written to NWB.
+
+        Parameters
+        ----------
+        X, groups
+            As in :meth:`transform`; or a stream of a recording larger than memory, from
+            :func:`nwb_calcium_lvm.io.stream_nwb` or :func:`nwb_calcium_lvm.io.stream_suite2p`.
+        stream : bool, optional
+            True: files and folders are read, and rates computed and put on disk, some ROIs at a time; arrays of the
+            result are read from there slice by slice, as :class:`~nwb_calcium_lvm.io.stored_array.StoredArray`. Rates
+            are the same. Default: for files and folders with over 512 MB of traces.
+        scratch : path, optional
+            Folder of that temporary file, which is removed with the result. Default: the system's.
+        spikes : bool or float
+            Find single spikes, too, as many as are expected, or all of at least this confidence: ``result.spikes``; see
+            ``predict_spikes`` of the estimators that have it.
+        verbose : int
+            1 shows a progress bar.
+        """
         check_is_fitted(self)
-        recording = self._only_one(take(self, X, groups=groups))
-        rates = self._checked_rates(recording)
-        dims = ("time", "roi")
-        expected = rates * frame_durations(recording)[:, None]
-        arrays = {
-            "firing_rates": NamedArray(rates, dims, "Hz", "Spikes per second."),
-            "expected_spikes": NamedArray(expected, dims, "spikes", "Expected number of spikes in each frame."),
-        }
-        return self._result(recording, arrays)
+        if spikes is not False and not hasattr(self, "predict_spikes"):
+            raise DataError(f"{type(self).__name__} finds no single spikes: nothing says how sure they are.")
+        source, on_disk = stream_of(self, X, groups, stream, scratch)
+        return infer_stream(self, source, on_disk=on_disk, scratch=scratch, spikes=spikes, verbose=verbose)
 
     def _result(self, recording: Recording, arrays: dict[str, NamedArray]) -> InferenceResult:
         """Return the result that holds these arrays."""
-        return InferenceResult(
-            arrays=arrays,
-            parameters=self._parameters(recording),
-            time=recording.timestamps,
-            time_unit="s",
-            sampling_rate=recording.sampling_rate,
-            is_regular=recording.is_regular and len(recording.segments) == 1,
-            roi_ids=recording.roi_ids,
-            segments=recording.segments,
-            model=self._about(),
-            converged=bool(np.all(getattr(self, "converged_", True))),
-            source=recording.source,
-            metadata=recording.metadata,
-            roi_metadata=recording.roi_metadata,
-            fitted=state_of(self),
-        )
+        return result_of(self, recording, look_at(recording), arrays, recording.source, recording.roi_metadata)
 
-    def _parameters(self, recording: Recording) -> dict[str, NamedArray]:
-        nu = noise_level(recording.dff, recording.sampling_rate or 1.0, recording.mask, recording.segments)
+    def _parameters(self, found: Findings, units: str) -> dict[str, NamedArray]:
+        nu = found.noise_level
         return {"noise_level": NamedArray(nu, ("roi",), "%/sqrt(Hz)", "Median step between frames over √(frame rate).")}
 
     def _about(self) -> dict[str, Any]:
@@ -174,26 +193,9 @@ class SpikeEstimator(TransformerMixin, CalciumEstimator):
             "hyperparameters": self.get_params(deep=False),
         }
 
-    def _only_one(self, given: Given) -> Recording:
-        if given.is_list:
-            raise DataError(
-                f"X is a list of {len(given.items)} Recordings, but a result is of one. Call infer on each of them."
-            )
-        return given.items[0].recording
-
     def _checked_rates(self, recording: Recording) -> NDArray[np.floating]:
-        self._check(recording)
+        self._warn_of(look_at(recording), recording)
         return self._rates(recording)
-
-
-def frame_durations(recording: Recording) -> NDArray[np.floating]:
-    """Return the length of each frame in s, shape (time,): half-way to its neighbours in the segment."""
-    out = np.full(recording.n_frames, 1.0 / (recording.sampling_rate or 1.0))
-    for a, b in recording.segments.bounds:
-        if b - a > 1:
-            steps = np.diff(recording.timestamps[a:b])
-            out[a:b] = 0.5 * (np.append(steps, steps[-1]) + np.insert(steps, 0, steps[0]))
-    return out
 
 
 def segments_to_score(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,10 +77,18 @@ def count_interval(expected: Array, dispersion: float, alpha: float) -> tuple[Ar
     alpha : float
         Share outside.
     """
+    law = _law(expected, dispersion)
+    return law.ppf(alpha / 2), law.ppf(1 - alpha / 2)
+
+
+def at_least(k: Any, expected: Array, dispersion: float) -> Array:
+    """Return the probability of a count of ``k`` or more under the same law."""
+    return _law(expected, dispersion).sf(k - 1)
+
+
+def _law(expected: Array, dispersion: float) -> Any:
     mean = np.maximum(expected, 1e-12)
     if dispersion <= _NEARLY_POISSON:
-        law = poisson(mean)
-    else:
-        size = 1.0 / dispersion
-        law = nbinom(size, size / (size + mean))
-    return law.ppf(alpha / 2), law.ppf(1 - alpha / 2)
+        return poisson(mean)
+    size = 1.0 / dispersion
+    return nbinom(size, size / (size + mean))

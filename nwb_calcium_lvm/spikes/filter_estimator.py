@@ -12,15 +12,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from nwb_calcium_lvm._core.coerce import warn_if_transposed
 from nwb_calcium_lvm._recording_checks import shorten
-from nwb_calcium_lvm.exceptions import DataError, DataWarning
+from nwb_calcium_lvm.exceptions import DataError
 from nwb_calcium_lvm.observations.autoregression import decay_time
 from nwb_calcium_lvm.observations.calcium_noisy import CalciumNoisyParams
 from nwb_calcium_lvm.observations.cells import CellFit, CellPosterior, count_limits, fit_cells, infer_cells
 from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.result import InferenceResult, NamedArray
-from nwb_calcium_lvm.spikes.base import SpikeEstimator, frame_durations
+from nwb_calcium_lvm.spikes.base import SpikeEstimator
 from nwb_calcium_lvm.spikes.filtering import OnClock, cell_prior, on_clock, own_counts, own_levels
-from nwb_calcium_lvm.spikes.inputs import check_units, take
+from nwb_calcium_lvm.spikes.inputs import Findings, frame_durations, look_at, take
 from nwb_calcium_lvm.spikes.shifts import moved_and_smoothed
 
 READ_OUTS = ("influx", "counts")
@@ -116,6 +116,8 @@ class FilterSpikeEstimator(SpikeEstimator):
     True
     """
 
+    takes_any_rois = False
+
     ar_coefs_: NDArray[np.floating]
     spike_amplitude_: NDArray[np.floating]
     baseline_: NDArray[np.floating]
@@ -185,7 +187,7 @@ class FilterSpikeEstimator(SpikeEstimator):
             )
         recording = given.items[0].recording
         warn_if_transposed(recording)
-        self._check(recording)
+        self._warn_of(look_at(recording), recording)
         self._check_length(recording.n_frames, recording.sampling_rate or 1.0)
         usable = np.flatnonzero(recording.usable)
         if len(usable) == 0:
@@ -286,16 +288,6 @@ class FilterSpikeEstimator(SpikeEstimator):
         out[known] = decay_time(self.ar_coefs_[known]) / self.clock_rate_
         return out
 
-    def _check(self, recording: Recording) -> None:
-        check_units(recording)
-        if not recording.usable.all():
-            warnings.warn(
-                f"{np.sum(~recording.usable)} of {recording.n_rois} ROIs are constant or never observed, and their "
-                f"rates are NaN: {shorten(recording.roi_ids[~recording.usable])}.",
-                DataWarning,
-                stacklevel=4,
-            )
-
     def _params(self, rois: NDArray[np.integer]) -> CalciumNoisyParams:
         return CalciumNoisyParams(
             self.ar_coefs_[rois],
@@ -353,8 +345,8 @@ class FilterSpikeEstimator(SpikeEstimator):
             raise DataError(f"alpha={alpha!r} is not a share. Expected a number between 0 and 1, such as 0.1.")
         check_is_fitted(self)
         given = take(self, X, groups=groups)
-        recording = self._only_one(given)
-        self._check(recording)
+        recording = given.only_one("an interval")
+        self._warn_of(look_at(recording), recording)
         found = self._infer(recording)
         if found.clock.edges is not None:
             raise DataError(
@@ -373,8 +365,8 @@ class FilterSpikeEstimator(SpikeEstimator):
     def infer(self, X: Any, *, groups: Any = None) -> InferenceResult:
         """Return rates, expected spikes, denoised calcium and parameters, ready to be written to NWB."""
         check_is_fitted(self)
-        recording = self._only_one(take(self, X, groups=groups))
-        self._check(recording)
+        recording = take(self, X, groups=groups).only_one("a result")
+        self._warn_of(look_at(recording), recording)
         found = self._infer(recording)
         rates = self._rates_from(recording, found)
         counts, spread, level, noise = (np.full(recording.shape, np.nan, np.float32) for _ in range(4))
@@ -394,8 +386,8 @@ class FilterSpikeEstimator(SpikeEstimator):
         }
         return self._result(recording, arrays)
 
-    def _parameters(self, recording: Recording) -> dict[str, NamedArray]:
-        unit = "dF/F" if recording.units == "dff" else "a.u."
+    def _parameters(self, found: Findings, units: str) -> dict[str, NamedArray]:
+        unit = "dF/F" if units == "dff" else "a.u."
         said = {
             "spike_amplitude": (unit, "Rise of the trace caused by one spike."),
             "baseline": (unit, "Level of the trace without spikes."),
@@ -408,7 +400,7 @@ class FilterSpikeEstimator(SpikeEstimator):
             "log_likelihood": ("nats", "Log-likelihood per frame."),
             "converged": ("bool", "Whether the parameters settled."),
         }
-        out = super()._parameters(recording)
+        out = super()._parameters(found, units)
         for name, (of, text) in said.items():
             key = "mean_rate" if name == "firing_rates" else name
             out[key] = NamedArray(np.asarray(getattr(self, f"{name}_")), ("roi",), of, text)

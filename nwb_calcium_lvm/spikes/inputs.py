@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nwb_calcium_lvm._core.coerce import Trials, coerce
+from nwb_calcium_lvm._recording_checks import shorten
 from nwb_calcium_lvm.exceptions import DataError, DataWarning
+from nwb_calcium_lvm.preprocessing import noise_level
 from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.spikes.clocks import frame_edges
 
@@ -26,6 +29,12 @@ class Given(NamedTuple):
         """Give one array per recording the form of X."""
         found = [item.restore(v) for item, v in zip(self.items, values, strict=True)]
         return found if self.is_list else found[0]
+
+    def only_one(self, what: str) -> Recording:
+        """Return the recording; DataError where there are several."""
+        if self.is_list:
+            raise DataError(f"X is a list of {len(self.items)} Recordings, but {what} is of one. Pass them one by one.")
+        return self.items[0].recording
 
 
 def take(estimator: Any, X: Any, *, groups: Any = None) -> Given:
@@ -63,6 +72,7 @@ def _clocked(item: Trials, rate: float | None) -> Trials:
         sampling_rate=rate,
         roi_ids=recording.roi_ids,
         mask=recording.mask,
+        trials=recording.trials,
         units=recording.units,
         metadata=recording.metadata,
         source=recording.source,
@@ -73,20 +83,82 @@ def _clocked(item: Trials, rate: float | None) -> Trials:
     return Trials(made, item.form)
 
 
-def check_units(recording: Recording) -> None:
+def frame_durations(recording: Recording) -> NDArray[np.floating]:
+    """Return the length of each frame in s, shape (time,): half-way to its neighbours in the segment."""
+    out = np.full(recording.n_frames, 1.0 / (recording.sampling_rate or 1.0))
+    for a, b in recording.segments.bounds:
+        if b - a > 1:
+            steps = np.diff(recording.timestamps[a:b])
+            out[a:b] = 0.5 * (np.append(steps, steps[-1]) + np.insert(steps, 0, steps[0]))
+    return out
+
+
+class Findings(NamedTuple):
+    """What is odd about the traces of a recording, each of shape (roi,).
+
+    Parameters
+    ----------
+    roi_ids : ndarray
+    usable : ndarray of bool
+        Whether a trace has any observed sample and is not constant.
+    low, high : ndarray
+        Quantiles of 20 and 98 %; NaN where the unit is not dF/F, or nothing is known.
+    noise_level : ndarray
+        ν, in % per square root of Hz; NaN where it is not known.
+    """
+
+    roi_ids: NDArray[Any]
+    usable: NDArray[np.bool_]
+    low: NDArray[np.floating]
+    high: NDArray[np.floating]
+    noise_level: NDArray[np.floating]
+
+    @property
+    def unlike_dff(self) -> NDArray[np.bool_]:
+        """Whether a trace called dF/F does not look like it."""
+        return (np.abs(np.nan_to_num(self.low)) > _RAW_BASELINE) | (
+            np.nan_to_num(self.high - self.low) > _RAW_TRANSIENT
+        )
+
+
+def look_at(recording: Recording) -> Findings:
+    """Look for what users should know of before they trust what comes out."""
+    usable = recording.usable
+    low, high = np.full((2, recording.n_rois), np.nan)
+    if recording.units == "dff":
+        for roi in np.flatnonzero(recording.mask.any(axis=0)):
+            seen = recording.mask[:, roi]
+            low[roi], high[roi] = np.quantile(recording.dff[seen, roi], [0.2, 0.98])
+    nu = noise_level(recording.dff, recording.sampling_rate or 1.0, recording.mask, recording.segments)
+    return Findings(recording.roi_ids, usable, low, high, nu)
+
+
+def together(findings: Sequence[Findings]) -> Findings:
+    """Join what was found in parts of a recording."""
+    return Findings(*(np.concatenate(part) for part in zip(*findings, strict=True)))
+
+
+def warn_of_units(found: Findings) -> None:
     """Warn where traces called dF/F do not look like it."""
-    if recording.units != "dff":
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # an ROI without samples has no quantile
-        low, high = np.nanquantile(np.where(recording.mask, recording.dff, np.nan), [0.2, 0.98], axis=0)
-    raw = (np.abs(np.nan_to_num(low)) > _RAW_BASELINE) | (np.nan_to_num(high - low) > _RAW_TRANSIENT)
+    raw = found.unlike_dff
     if raw.any():
         i = int(np.argmax(raw))
         warnings.warn(
-            f"{raw.sum()} of {recording.n_rois} traces do not look like dF/F as a fraction, where 0.5 is 50 %: "
-            f"ROI {recording.roi_ids[i]} goes from {low[i]:.3g} to {high[i]:.3g}. Raw fluorescence: compute dF/F first "
-            '(see nwb_calcium_lvm.preprocessing.dff_from_raw). Another unit: pass Recording(..., units="unknown").',
+            f"{raw.sum()} of {len(raw)} traces do not look like dF/F as a fraction, where 0.5 is 50 %: "
+            f"ROI {found.roi_ids[i]} goes from {found.low[i]:.3g} to {found.high[i]:.3g}. Raw fluorescence: compute "
+            "dF/F first (see nwb_calcium_lvm.preprocessing.dff_from_raw). Another unit: pass "
+            'Recording(..., units="unknown").',
+            DataWarning,
+            stacklevel=4,
+        )
+
+
+def warn_of_dead(found: Findings) -> None:
+    """Warn of traces that are constant or were never observed."""
+    if not found.usable.all():
+        warnings.warn(
+            f"{np.sum(~found.usable)} of {len(found.usable)} ROIs are constant or never observed, and their "
+            f"rates are NaN: {shorten(found.roi_ids[~found.usable])}.",
             DataWarning,
             stacklevel=4,
         )

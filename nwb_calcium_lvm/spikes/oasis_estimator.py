@@ -8,12 +8,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nwb_calcium_lvm._recording_checks import shorten
 from nwb_calcium_lvm.exceptions import DataError, DataWarning
 from nwb_calcium_lvm.preprocessing import fill_missing
 from nwb_calcium_lvm.recording import Recording
-from nwb_calcium_lvm.spikes.base import SpikeEstimator, frame_durations
-from nwb_calcium_lvm.spikes.inputs import check_units, spike_times, take
+from nwb_calcium_lvm.spikes.base import SpikeEstimator
+from nwb_calcium_lvm.spikes.inputs import frame_durations, look_at, spike_times, take, warn_of_units
 from nwb_calcium_lvm.spikes.oasis import decay_factor, deconvolve, penalty_for_noise
 from nwb_calcium_lvm.spikes.shifts import moved_and_smoothed
 from nwb_calcium_lvm.spikes.traces import scale_of
@@ -115,7 +114,7 @@ class OASISSpikeEstimator(SpikeEstimator):
             return self
         total, spikes = 0.0, 0
         for item, times in zip(given.items, spike_times(y, given), strict=True):
-            check_units(item.recording)
+            warn_of_units(look_at(item.recording))
             total += float(np.nansum(self._deconvolved(item.recording)))
             spikes += sum(len(times[roi]) for roi in np.flatnonzero(item.recording.usable))
         if spikes and total > 0:
@@ -133,16 +132,6 @@ class OASISSpikeEstimator(SpikeEstimator):
             raise DataError(f"penalty={self.penalty!r} is not usable. Expected 0 or more, or None.")
         if not self.smoothing >= 0:
             raise DataError(f"smoothing={self.smoothing!r} is not a width. Expected s, 0 or more.")
-
-    def _check(self, recording: Recording) -> None:
-        check_units(recording)
-        if not recording.usable.all():
-            warnings.warn(
-                f"{np.sum(~recording.usable)} of {recording.n_rois} ROIs are constant or never observed, and their "
-                f"rates are NaN: {shorten(recording.roi_ids[~recording.usable])}.",
-                DataWarning,
-                stacklevel=4,
-            )
 
     def _rates(self, recording: Recording) -> NDArray[np.floating]:
         spikes = self._deconvolved(recording) / self._amplitude(recording)

@@ -14,19 +14,19 @@ from sklearn.utils.validation import check_is_fitted
 
 from nwb_calcium_lvm._recording_checks import shorten
 from nwb_calcium_lvm.exceptions import DataError, DataWarning
-from nwb_calcium_lvm.preprocessing import noise_level
 from nwb_calcium_lvm.recording import Recording
-from nwb_calcium_lvm.result import NamedArray
-from nwb_calcium_lvm.spikes import interpretation
-from nwb_calcium_lvm.spikes.base import FineRates, SpikeEstimator, frame_durations
+from nwb_calcium_lvm.result import NamedArray, SpikeTimes
+from nwb_calcium_lvm.spikes import events, interpretation
+from nwb_calcium_lvm.spikes.base import FineRates, SpikeEstimator
 from nwb_calcium_lvm.spikes.calibration import Calibration, count_interval
 from nwb_calcium_lvm.spikes.configs import CONFIGS, S2SConfig
 from nwb_calcium_lvm.spikes.inference import Networks, fine_rates, rates_of
-from nwb_calcium_lvm.spikes.inputs import Given, check_units, spike_times, take
+from nwb_calcium_lvm.spikes.inputs import Findings, Given, frame_durations, look_at, spike_times, take, warn_of_units
 from nwb_calcium_lvm.spikes.learning import learn
 from nwb_calcium_lvm.spikes.weights import members_from_arrays, members_to_arrays, read_weights, write_weights
 
 _log = logging.getLogger(__name__)
+_CLOSE = 0.01  # a rate this near to the range of rates, as a share of it, is in it
 _WEIGHT = "weight:"  # in saved files, before the name of each array of weights
 
 
@@ -67,7 +67,8 @@ class S2SSpikeEstimator(SpikeEstimator):
     history_ : ndarray, shape (check, 4)
         Network, steps, training loss, loss on the neurons left out (NaN without).
     noise_range_, rate_range_ : ndarray, shape (2,)
-        Noise levels ν (%/√Hz) and frame rates (Hz) that training covered; outside them a warning is given.
+        Noise levels ν (%/√Hz) that training covered, and frame rates (Hz) that the networks are for; outside them a
+        warning is given.
     card_ : dict
         What the networks were trained on.
 
@@ -195,7 +196,7 @@ class S2SSpikeEstimator(SpikeEstimator):
         seeds = [int(s) for s in rng.randint(2**31 - 1, size=n)]
         recordings = [item.recording for item in given.items]
         for recording in recordings:
-            check_units(recording)
+            warn_of_units(look_at(recording))
         folder = None if self.checkpoint_dir is None or start is not None else Path(self.checkpoint_dir)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -241,44 +242,73 @@ class S2SSpikeEstimator(SpikeEstimator):
         rate, lag = self.config_.architecture.rate, float(self.lag)
         return [FineRates(t + lag, rate, r) for t, r in fine_rates(recording, self.networks_, self.config_)]
 
-    def _check(self, recording: Recording) -> None:
-        check_units(recording)
-        self._check_rois(recording)
+    def _warn_of(self, found: Findings, recording: Recording) -> None:
+        super()._warn_of(found, recording)
         rate = recording.sampling_rate or 1.0
         low, high = self.rate_range_
-        if not low <= rate <= high:
+        if not low <= rate * (1 + _CLOSE) or not rate <= high * (1 + _CLOSE):
             warnings.warn(
-                f"The recording has {rate:.4g} frames per s; the networks were trained on {low:g} to {high:g}. Rates "
-                "are computed but have not been tested there.",
+                f"The recording has {rate:.4g} frames per s; the networks are for {low:g} to {high:g}. Rates are "
+                "computed but have not been tested there.",
                 DataWarning,
                 stacklevel=4,
             )
         if recording.units != "dff":
             return
-        nu = self._noise(recording)
-        outside = (nu > self.noise_range_[1]) & recording.usable
+        nu = np.nan_to_num(found.noise_level)
+        outside = (nu > self.noise_range_[1]) & found.usable
         if outside.any():
             warnings.warn(
-                f"{outside.sum()} of {recording.n_rois} ROIs are noisier (ν up to {nu[outside].max():.3g} %/√Hz) than "
+                f"{outside.sum()} of {len(nu)} ROIs are noisier (ν up to {nu[outside].max():.3g} %/√Hz) than "
                 f"what the networks were trained on (up to {self.noise_range_[1]:g}): "
-                f"{shorten(recording.roi_ids[outside])}. Their rates are hardly more than a guess.",
+                f"{shorten(found.roi_ids[outside])}. Their rates are hardly more than a guess.",
                 DataWarning,
                 stacklevel=4,
             )
 
-    def _check_rois(self, recording: Recording) -> None:
-        if not recording.usable.all():
-            warnings.warn(
-                f"{np.sum(~recording.usable)} of {recording.n_rois} ROIs are constant or never observed, and their "
-                f"rates are NaN: {shorten(recording.roi_ids[~recording.usable])}.",
-                DataWarning,
-                stacklevel=5,
-            )
+    def predict_spikes(
+        self, X: Any, *, threshold: float | None = None, groups: Any = None
+    ) -> SpikeTimes | list[SpikeTimes]:
+        """Return single spikes with a confidence each; a list of these for a list of Recordings.
 
-    def _noise(self, recording: Recording) -> NDArray[np.floating]:
-        return np.nan_to_num(
-            noise_level(recording.dff, recording.sampling_rate or 1.0, recording.mask, recording.segments)
-        )
+        Each peak of the rate stands for the spikes within 0.15 s of it, as far as the valleys to its neighbours. If m
+        are expected there, the k-th is real with the probability that the true count, a negative binomial around m as
+        for :meth:`predict_interval`, is k or more. By default as many are returned as are expected, m rounded, so that
+        their number is as well calibrated as the rates are.
+
+        Parameters
+        ----------
+        X, groups
+            As in :meth:`transform`.
+        threshold : float, optional
+            Return, instead, all spikes of at least this confidence.
+        """
+        check_is_fitted(self)
+        given = take(self, X, groups=groups)
+        found = [self._rates_and_spikes(item.recording, threshold)[1] for item in given.items]
+        for item in given.items:
+            self._warn_of(look_at(item.recording), item.recording)
+        return found if given.is_list else found[0]
+
+    def _rates_and_spikes(
+        self, recording: Recording, threshold: float | None
+    ) -> tuple[NDArray[np.floating], SpikeTimes]:
+        if threshold is not None and not 0 < threshold < 1:
+            raise DataError(f"threshold={threshold!r} is not a confidence. Expected a number between 0 and 1.")
+        if not self.config_.calibrated:
+            raise DataError("This configuration gives no calibrated rates, hence no spikes. Use config='default'.")
+        dispersion = self.calibration_.dispersion_at(events.WINDOW)
+        times: list[list[NDArray[np.floating]]] = [[np.zeros(0)] for _ in range(recording.n_rois)]
+        sure: list[list[NDArray[np.floating]]] = [[np.zeros(0)] for _ in range(recording.n_rois)]
+
+        def pick(rois: NDArray[np.integer], start: float, rates: NDArray[np.floating]) -> None:
+            found = events.find_spikes(rates, start, self.config_.architecture.rate, dispersion, threshold)
+            for roi, t, c in zip(rois.tolist(), found.times, found.confidence, strict=True):
+                times[roi].append(t)
+                sure[roi].append(c)
+
+        rates = rates_of(recording, self.networks_, self.config_, float(self.lag), pick)
+        return rates, SpikeTimes([np.concatenate(t) for t in times], [np.concatenate(c) for c in sure])
 
     def predict_interval(
         self, X: Any, alpha: float = 0.1, *, window: float | None = None, groups: Any = None
@@ -302,6 +332,8 @@ class S2SSpikeEstimator(SpikeEstimator):
             raise DataError(f"alpha={alpha!r} is not a share. Expected a number between 0 and 1, such as 0.1.")
         if not self.config_.calibrated:
             raise DataError("This configuration gives no calibrated rates, hence no interval. Use config='default'.")
+        if window is not None and not window > 0:
+            raise DataError(f"window={window!r} is not a length of time. Expected s, above 0, or None.")
         given = take(self, X, groups=groups)
         low, high = [], []
         for item in given.items:
@@ -335,29 +367,34 @@ class S2SSpikeEstimator(SpikeEstimator):
             ``"time"`` in s from the first frame, ``"input"``, the layers by name in order, ``"output"``.
         """
         check_is_fitted(self)
-        recording = self._only_one(take(self, X))
+        recording = take(self, X).only_one("a set of layers")
         if recording.n_rois != 1 or len(recording.segments) != 1:
             raise DataError(
                 f"X has {recording.n_rois} ROIs in {len(recording.segments)} segments; expected one ROI without gaps, "
                 "such as recording.isel(roi=[0])."
             )
-        return interpretation.layer_outputs(recording, self.networks_, self.config_, member)
+        return interpretation.layer_outputs(recording, self.networks_, self.config_, self._checked_member(member))
 
     def frequency_response(self, *, member: int = 0) -> interpretation.FrequencyResponse:
         """Return the summed amplitude responses of one network's analysis and synthesis filters."""
         check_is_fitted(self)
-        return interpretation.frequency_response(self.networks_, self.config_, member)
+        return interpretation.frequency_response(self.networks_, self.config_, self._checked_member(member))
+
+    def _checked_member(self, member: int) -> int:
+        n = len(self.networks_.members)
+        if not 0 <= member < n:
+            raise DataError(f"member={member!r} is not one of the {n} networks. Expected 0 to {n - 1}.")
+        return member
 
     # -- On disk and in results -----------------------------------------------------------------------------------
 
-    def _parameters(self, recording: Recording) -> dict[str, NamedArray]:
-        found = super()._parameters(recording)
-        nu = np.nan_to_num(found["noise_level"].values, nan=np.inf)
-        trusted = (nu <= self.noise_range_[1]) & recording.usable
-        found["in_training_range"] = NamedArray(
+    def _parameters(self, found: Findings, units: str) -> dict[str, NamedArray]:
+        parameters = super()._parameters(found, units)
+        trusted = (np.nan_to_num(found.noise_level, nan=np.inf) <= self.noise_range_[1]) & found.usable
+        parameters["in_training_range"] = NamedArray(
             trusted, ("roi",), "bool", "Whether the noise level lies in the range that the networks were trained on."
         )
-        return found
+        return parameters
 
     def _about(self) -> dict[str, Any]:
         about = super()._about()
