@@ -234,6 +234,22 @@ def test_sums_over_counts(varied: float | None):
     np.testing.assert_allclose(found.curvature, -bend, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.parametrize("varied", [None, 0.01])
+def test_events_of_any_size_are_finite(varied: float | None):
+    """A jump of hundreds of spikes, up or down, under parameters that have seen single ones, has a density."""
+    mean = jnp.asarray([-300.0, -5.0, 0.8, 20.0, 400.0])
+    variance, log_rate = jnp.full(5, 1e-3), jnp.full(5, np.log(0.02))
+    amplitude, noise = jnp.full(5, 0.04), jnp.full(5, 1e-5)
+    extra = None if varied is None else jnp.full(5, varied)
+
+    def evidence(mean: jax.Array) -> jax.Array:
+        return _tilt.poisson_tilt(9, mean, variance, log_rate, amplitude, noise, extra).log_evidence.sum()
+
+    found = _tilt.poisson_tilt(9, mean, variance, log_rate, amplitude, noise, extra)
+    assert all(np.isfinite(np.asarray(value)).all() for value in found)
+    assert np.isfinite(np.asarray(jax.grad(evidence)(mean))).all()
+
+
 def test_gradients_agree_with_differences():
     n_frames, n = 30, 2
     params = parameters(2, 0.2, n, varied=0.03, drift=1e-3)

@@ -7,6 +7,8 @@ known of it is ``Normal(u; e, V)``. The evidence is ``sum_r Normal(e; c r, S_r) 
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -102,13 +104,15 @@ def _varied(
         value = count * log_rate - log_factorial - 0.5 * (misfit**2 * spread + jnp.log(spread))
         return value, misfit, spread
 
-    reference = jax.lax.stop_gradient(term(mode, gammaln(mode + 1))[0])
+    counts = [first + j for j in range(window)]
+    log_factorials = [gammaln(first + 1)]
+    for count in counts[1:]:
+        log_factorials.append(log_factorials[-1] + jnp.log(jnp.maximum(count, 1.0)))
+    terms = [term(count, log_factorial) for count, log_factorial in zip(counts, log_factorials, strict=True)]
+    # The largest term, and not that of the guessed mode: an event of a size never seen would overflow.
+    reference = jax.lax.stop_gradient(functools.reduce(jnp.maximum, [value for value, _, _ in terms]))
     sums = [jnp.zeros_like(mean) for _ in range(6)]
-    log_factorial = gammaln(first + 1)
-    for j in range(window):
-        count = first + j
-        log_factorial = log_factorial + jnp.log(jnp.maximum(count, 1.0)) if j else log_factorial
-        value, misfit, spread = term(count, log_factorial)
+    for count, (value, misfit, spread) in zip(counts, terms, strict=True):
         weight = jnp.exp(value - reference)
         off = count - mode
         parts = (1.0, off, off**2, misfit, misfit**2, 1.0 / spread)
