@@ -394,7 +394,8 @@ def test_wrong_settings(drawn, options, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda y: y[:10], "n_samples=10"),
+        (lambda y: y[:9], "n_samples=9"),
+        (lambda y: np.ones((1, 3)), "n_samples=1"),
         (lambda y: [Recording(y, sampling_rate=RATE)] * 2, "Fit one FilterSpikeEstimator to each"),
         (lambda y: np.where(np.arange(len(y))[:, None] == 5, np.nan, y), "NaN or infinity outside the mask"),
         (lambda y: "no_such_file.nwb", "does not exist"),
@@ -497,8 +498,8 @@ def test_a_silent_cell():
 def test_raw_fluorescence_and_transposed_traces(drawn):
     with pytest.warns(DataWarning, match="do not look like dF/F"):
         plain().fit(1000 + 100 * drawn[0])
-    with pytest.warns(DataWarning, match="fewer frames than ROIs"), pytest.raises(DataError, match="n_samples=10"):
-        plain().fit(np.random.default_rng(0).normal(size=(10, 32)))
+    with pytest.warns(DataWarning, match="fewer frames than ROIs"), pytest.raises(DataError, match="n_samples=9"):
+        plain().fit(np.random.default_rng(0).normal(size=(9, 32)))
 
 
 _NEIGHBOURS = "a frame is judged by its neighbours in time too, so that order and context matter"

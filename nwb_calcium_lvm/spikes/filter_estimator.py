@@ -25,7 +25,7 @@ from nwb_calcium_lvm.spikes.shifts import moved_and_smoothed
 
 READ_OUTS = ("influx", "counts")
 _ERROR_OF = "standard_error_of_"  # on disk, before the name of a parameter
-_SHORTEST = 20  # frames without which no parameter can be found
+_SHORTEST = 10  # frames without which no parameter can be found
 
 
 class _Inferred(NamedTuple):
@@ -186,17 +186,14 @@ class FilterSpikeEstimator(SpikeEstimator):
         recording = given.items[0].recording
         warn_if_transposed(recording)
         self._check(recording)
+        self._check_length(recording.n_frames, recording.sampling_rate or 1.0)
         usable = np.flatnonzero(recording.usable)
         if len(usable) == 0:
             raise DataError(
                 f"None of {recording.n_rois} ROIs can be fitted: all are constant or never observed. Expected dF/F."
             )
         clock = on_clock(recording, usable, self.clock)
-        if len(clock.y) < _SHORTEST:
-            raise DataError(
-                f"The recording has {len(clock.y)} frames (n_samples={recording.n_frames}) at {clock.rate:.4g} per s; "
-                f"expected at least {_SHORTEST}, and some hundred for parameters that mean anything."
-            )
+        self._check_length(len(clock.y), clock.rate)
         found = fit_cells(
             clock.y,
             clock.mask,
@@ -213,6 +210,13 @@ class FilterSpikeEstimator(SpikeEstimator):
         self._store(found, usable, recording.n_rois)
         self._warn(usable)
         return self
+
+    def _check_length(self, n_frames: int, rate: float) -> None:
+        if n_frames < _SHORTEST:
+            raise DataError(
+                f"The recording has {n_frames} frames (n_samples={n_frames}) at {rate:.4g} per s; expected at least "
+                f"{_SHORTEST}, and some hundred for parameters that mean anything."
+            )
 
     def _store(self, found: CellFit, usable: NDArray[np.integer], n_rois: int) -> None:
         def spread(values: Any) -> NDArray[Any]:
