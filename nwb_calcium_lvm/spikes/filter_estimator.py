@@ -276,7 +276,7 @@ class FilterSpikeEstimator(SpikeEstimator):
         if not (np.isfinite(self.smoothing) and self.smoothing >= 0):
             raise DataError(f"smoothing={self.smoothing!r} is not a width. Expected s, 0 or more.")
         if not np.isfinite(self.lag):
-            raise DataError(f"lag={self.lag!r} is not a shift. Expected s, such as -0.03.")
+            raise DataError(f"lag={self.lag!r} is not a shift. Expected s, such as -0.05.")
 
     # -- Inference ------------------------------------------------------------------------------------------------
 
