@@ -25,6 +25,8 @@ SHORT, LONG, REPEATS = 2, 8, 3
 SHORT_IF_LARGE, LONG_IF_LARGE, REPEATS_IF_LARGE = 1, 4, 1
 LARGE = 10_000_000  # samples, frames x ROIs; there a few iterations take long enough to be timed
 PLAIN, OURS, DYNAMAX, OURS_GAUSSIAN = "plain calcium", "ours, calcium", "dynamax, Gaussian", "ours, Gaussian"
+OURS_NOISY = "ours, calcium with measurement noise"
+OBSERVATION = {OURS: "calcium", OURS_NOISY: "calcium_noisy", OURS_GAUSSIAN: "gaussian"}
 
 
 def simulated(n_frames, n_rois, n_states):
@@ -153,11 +155,7 @@ def measure(what, n_frames, n_rois, n_states):
             seconds, processor = best_of(step, 2)
             return {"seconds": seconds, "processor_seconds": processor, "bytes": peak}
         memory = PeakMemory()
-        fit = (
-            dynamax_fit(truth)
-            if what == DYNAMAX
-            else our_fit(truth, "gaussian" if what == OURS_GAUSSIAN else "calcium")
-        )
+        fit = dynamax_fit(truth) if what == DYNAMAX else our_fit(truth, OBSERVATION[what])
         is_large = n_frames * n_rois > LARGE
         small_plan, large_plan = (SHORT, LONG, REPEATS), (SHORT_IF_LARGE, LONG_IF_LARGE, REPEATS_IF_LARGE)
         short, long, repeats = large_plan if is_large else small_plan
@@ -194,7 +192,7 @@ def in_a_process(what, n_frames=FRAMES, n_rois=ROIS, n_states=STATES):
 
 
 def side_by_side(sizes):
-    found = {what: in_a_process(what, *sizes) for what in (PLAIN, OURS, OURS_GAUSSIAN, DYNAMAX)}
+    found = {what: in_a_process(what, *sizes) for what in (PLAIN, OURS, OURS_NOISY, OURS_GAUSSIAN, DYNAMAX)}
     ours = found[OURS]
     rows = [
         [

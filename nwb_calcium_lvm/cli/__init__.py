@@ -96,7 +96,7 @@ def fit_hmm(
     in_place: Annotated[bool, typer.Option("--in-place", help="Add the result to the NWB file itself.")] = False,
     n_states: Annotated[int | None, typer.Option("--n-states", "-k", help="Number of states. Default: 3.")] = None,
     observation: Annotated[
-        str | None, typer.Option(help="calcium, ar_gaussian, gaussian or poisson. Default: calcium.")
+        str | None, typer.Option(help="calcium, calcium_noisy, ar_gaussian, gaussian or poisson. Default: calcium.")
     ] = None,
     ar_order: Annotated[int | None, typer.Option(help="Order of the autoregression. Default: 1.")] = None,
     set_: Annotated[

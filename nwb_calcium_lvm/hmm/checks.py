@@ -31,6 +31,14 @@ def check_parameters(estimator: Any) -> None:
     for name, known in (("observation", OBSERVATIONS), ("solver", SOLVERS)):
         if getattr(estimator, name) not in known:
             raise ValueError(f"{name}={getattr(estimator, name)!r}; expected one of {', '.join(known)}.")
+    if estimator.observation == "calcium_noisy":
+        if estimator.solver != "em":
+            raise ValueError(
+                f'solver={estimator.solver!r} does not know observation="calcium_noisy", whose states and calcium are '
+                'fitted by expectation propagation. Leave solver="em".'
+            )
+        if estimator.ar_order > 2:
+            raise ValueError(f'ar_order={estimator.ar_order!r}; observation="calcium_noisy" takes 1 or 2.')
     most, rate = estimator.max_spikes_per_frame, estimator.sampling_rate
     if most is not None and (not isinstance(most, Integral) or most < 1):
         raise ValueError(f"max_spikes_per_frame={most!r}; expected a whole number of at least 1, or None.")
@@ -87,9 +95,10 @@ def warn(estimator: Any, plan: Plan, recording: Recording) -> None:
             ConvergenceWarning,
             stacklevel=3,
         )
-    if estimator.observation == "calcium":
+    if estimator.observation in ("calcium", "calcium_noisy"):
         _warn_of_lone_peaks(estimator, plan)
         _warn_beyond_grid(estimator, plan)
+    if estimator.observation == "calcium":
         _warn_of_short_decay(estimator, recording)
 
 
@@ -137,7 +146,8 @@ def _warn_of_short_decay(estimator: Any, recording: Recording) -> None:
         warnings.warn(
             f"The median decay time is {found:.3g} s, but {recording.indicator.name} decays in about {expected:.3g} s. "
             "The traces hold noise that does not outlast a frame, which this model can only explain by fast decay. Do "
-            "not trust decay_time_ and spike_amplitude_; states may last into the decay of calcium.",
+            "not trust decay_time_ and spike_amplitude_; states may last into the decay of calcium. Fit with "
+            'observation="calcium_noisy", which has that noise in the model, and compare by held-out score.',
             DataWarning,
             stacklevel=4,
         )

@@ -60,6 +60,29 @@ def pack(
     return Data(jnp.asarray(y), jnp.asarray(weight), jnp.asarray(starts), jnp.asarray(np.arange(total) < n_frames))
 
 
+def after_first(mask: NDArray[np.bool_], first: NDArray[np.integer], order: int) -> NDArray[np.bool_]:
+    """Observed samples with at least ``order`` observed ones before them in their trial, gaps or not; (time, roi)."""
+    seen = np.cumsum(mask, axis=0)
+    ends = np.append(first[1:], len(mask))
+    before_trial = np.repeat((seen - mask)[first], ends - first, axis=0)
+    return mask & (seen - before_trial > order)
+
+
+def pack_noisy(
+    traces: NDArray[np.floating],
+    mask: NDArray[np.bool_],
+    first: NDArray[np.integer],
+    told: NDArray[np.bool_],
+    chunk: int,
+) -> tuple[Data, Array]:
+    """Return :class:`Data` for models with measurement noise, and the samples whose density is ``told``, padded alike.
+
+    ``weight`` marks all observed samples, since none depends on a known number of others.
+    """
+    data = pack(traces, mask, first, 0, chunk)
+    return data, jnp.asarray(np.pad(told, ((0, data.weight.shape[0] - len(told)), (0, 0))))
+
+
 def chunk_at(data: Data, start: Array, length: int) -> Chunk:
     """Return frames start .. start + length - 1 in double precision; ``length`` is static."""
     order = data.y.shape[0] - data.weight.shape[0]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from nwb_calcium_lvm.hmm.data import Data, chunk_at
-from nwb_calcium_lvm.hmm.emissions.protocol import Emission, Prior
+from nwb_calcium_lvm.hmm.emissions.protocol import Emission, HasPrior, Prior
 from nwb_calcium_lvm.hmm.inference import Chain, Filtered, Smoothed, forward, smooth, viterbi
 
 BLOCK = 5  # EM steps between two looks of the host at the objective
@@ -58,7 +58,7 @@ def update_chain(smoothed: Smoothed, prior: Prior) -> Chain:
     return Chain(normalise(smoothed.initial + prior.initial), normalise(smoothed.transitions + prior.transitions))
 
 
-def log_prior(emission: Emission, model: Model, prior: Prior) -> Array:
+def log_prior(emission: HasPrior, model: Model, prior: Prior) -> Array:
     """Log prior density of the chain and of the emission's parameters, up to a constant."""
 
     def dirichlet(counts: Array, probs: Array) -> Array:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -15,14 +14,12 @@ from nwb_calcium_lvm._core.base import CalciumEstimator
 from nwb_calcium_lvm._core.coerce import Trials
 from nwb_calcium_lvm.exceptions import DataError
 from nwb_calcium_lvm.hmm import checks, fitting, learned
-from nwb_calcium_lvm.hmm.data import Data, pack
-from nwb_calcium_lvm.hmm.em import decode_states, filter_states, infer_activity, infer_states
+from nwb_calcium_lvm.hmm.engines import engine
 from nwb_calcium_lvm.hmm.plans import plan_for
 from nwb_calcium_lvm.hmm.results import build_result
 from nwb_calcium_lvm.hmm.sampling import sample_session
 from nwb_calcium_lvm.observations.autoregression import decay_time
 from nwb_calcium_lvm.observations.starting import scored
-from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.result import InferenceResult
 
 
@@ -40,9 +37,10 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
     ----------
     n_states : int, default 3
         Number of hidden states. Choose it by held-out ``score``, see :func:`nwb_calcium_lvm.hmm.select_n_states`.
-    observation : {"calcium", "ar_gaussian", "gaussian", "poisson"}, default "calcium"
-        What a state sets: rates of spikes behind calcium; mean and variance of the AR residual, or of the trace
-        itself; or rates of spike counts that are known.
+    observation : {"calcium", "calcium_noisy", "ar_gaussian", "gaussian", "poisson"}, default "calcium"
+        What a state sets: rates of spikes behind calcium, with all noise inside the autoregression or with white
+        measurement noise on top too; mean and variance of the AR residual, or of the trace itself; or rates of spike
+        counts that are known.
     ar_order : int, default 1
         Order p of the autoregression: 1 for a fast rise, 2 where the rise takes several frames.
     n_init : int, default 5
@@ -54,7 +52,7 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
     stickiness : float, default 0.0
         Pseudo-count of staying in a state: raise it (10 to 1000) if states flicker.
     solver : {"em", "gradient"}, default "em"
-        Closed-form EM, or Adam on the same objective.
+        Closed-form EM, or Adam on the same objective; calcium_noisy knows the first only, with expectation propagation.
     sampling_rate : float, optional
         Frames per second, for arrays, and for files and folders that do not say it (or say it wrong).
     random_state : int, RandomState or None
@@ -84,10 +82,14 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
         σ², variance of the noise inside the autoregression, in dF/F² (calcium).
     baseline_ : ndarray, shape (roi,)
         b / (1 - Σα), the trace without spikes (calcium).
+    measurement_variance_ : ndarray, shape (roi,)
+        τ², variance of the white noise on top of calcium, in dF/F² (calcium_noisy, which has all of calcium's too).
     means_, variances_ : ndarray, shape (state, roi)
         Of the AR residual or trace (ar_gaussian, gaussian).
     log_likelihood_ : float
-        Total nats on the training data; ``log_likelihood_history_`` and ``log_posterior_history_`` per step.
+        Total nats on the training data; ``log_likelihood_history_`` and ``log_posterior_history_`` per step (with
+        calcium_noisy an approximation by expectation propagation, closer to the truth than ``log_likelihood_``'s
+        filter, but not that of a density that integrates to 1; it need not rise at every step).
     n_iter_, converged_, n_samples_, sampling_rate_, roi_ids_, max_spikes_per_frame_
         How the fit went and on what.
 
@@ -126,6 +128,7 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
     spikes_per_frame_: NDArray[np.floating]
     spike_amplitude_: NDArray[np.floating]
     noise_variance_: NDArray[np.floating]
+    measurement_variance_: NDArray[np.floating]
     baseline_: NDArray[np.floating]
     ar_coefs_: NDArray[np.floating]
     means_: NDArray[np.floating]
@@ -192,9 +195,11 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
         self.sampling_rate_ = rate
         self.roi_ids_ = np.asarray(recording.roi_ids)
         self._store(plan, climb)
-        probs, self.log_likelihood_ = self._smooth(recording)
+        inference = engine(self)
+        self.log_likelihood_ = inference.log_likelihood(recording)
         if labels is None:
-            learned.reorder(self, np.argsort(-probs.sum(axis=0), kind="stable"))
+            occupancy = inference.smooth(recording).sum(axis=0)
+            learned.reorder(self, np.argsort(-occupancy, kind="stable"))
         checks.warn(self, plan, recording)
         return self
 
@@ -219,7 +224,7 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
         learned.store(self, climb.model.chain, plan.to_data_units(climb.model.params))
         self.max_spikes_per_frame_ = getattr(plan.emission, "max_spikes", 0)
         # The density of the traces as given is that of the standardised ones over their scale.
-        scale = float((plan.kept.sum(axis=0) * np.log(plan.sd)).sum())
+        scale = float((plan.told.sum(axis=0) * np.log(plan.sd)).sum())
         self.log_likelihood_history_ = climb.log_likelihoods - scale
         self.log_posterior_history_ = climb.log_posteriors - scale
         self.n_iter_ = len(climb.log_posteriors)
@@ -231,7 +236,7 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
     def predict_proba(self, X: Any, *, groups: Any = None) -> Any:
         """Return p(state | all of the trace), shape (time, state), in the form of X."""
         trials = self._fitted(X, groups)
-        return trials.restore(self._smooth(trials.recording)[0])
+        return trials.restore(engine(self).smooth(trials.recording))
 
     def transform(self, X: Any, *, groups: Any = None) -> Any:
         """Return :meth:`predict_proba`."""
@@ -240,18 +245,18 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
     def filter_proba(self, X: Any, *, groups: Any = None) -> Any:
         """Return p(state | the trace up to now), shape (time, state): what could be known online."""
         trials = self._fitted(X, groups)
-        return trials.restore(self._compute(filter_states, trials.recording).filtered[: trials.recording.n_frames])
+        return trials.restore(engine(self).filter(trials.recording))
 
     def predict(self, X: Any, *, groups: Any = None) -> Any:
         """Return the most probable path of states (Viterbi), shape (time,), in the form of X."""
         trials = self._fitted(X, groups)
-        return trials.restore(self._path(trials.recording))
+        return trials.restore(engine(self).path(trials.recording))
 
     # -- Likelihood -----------------------------------------------------------------------------------------------
 
     def log_likelihood(self, X: Any, *, groups: Any = None) -> float:
         """Return log p(X) in nats, summed over all scored samples; a density of the traces as given."""
-        return self._smooth(self._fitted(X, groups).recording)[1]
+        return engine(self).log_likelihood(self._fitted(X, groups).recording)
 
     def score(self, X: Any, y: Any = None, *, groups: Any = None) -> float:
         """Return the log-likelihood in nats per scored sample (frame x ROI); higher is better.
@@ -264,7 +269,7 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
             raise DataError(
                 f"No sample of X can be scored: each needs {self._order} observed frames before it in its trial."
             )
-        return self._smooth(recording)[1] / n_samples
+        return engine(self).log_likelihood(recording) / n_samples
 
     def bic(self, X: Any, *, groups: Any = None) -> float:
         """Return the Bayesian information criterion; lower is better. Held-out ``score`` is the safer guide."""
@@ -272,7 +277,7 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
         k, n_rois = self.n_states, self.n_features_in_
         chain = (k - 1) + k * (k - 1)
         free = chain + learned.emission(self).n_parameters(k, n_rois)
-        return -2.0 * self._smooth(recording)[1] + free * float(np.log(recording.n_frames))
+        return -2.0 * engine(self).log_likelihood(recording) + free * float(np.log(recording.n_frames))
 
     # -- Activity -------------------------------------------------------------------------------------------------
 
@@ -286,15 +291,13 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
         """
         self._need_spikes("expected_spikes")
         trials = self._fitted(X, groups)
-        mean, variance = self._activity(trials.recording)
+        mean, variance = engine(self).activity(trials.recording)
         return (trials.restore(mean), trials.restore(variance)) if return_variance else trials.restore(mean)
 
     def infer(self, X: Any, *, groups: Any = None) -> InferenceResult:
         """Return everything inferred from X: states, rates, spikes and parameters, ready to be written to NWB."""
         recording = self._fitted(X, groups).recording
-        probs, log_likelihood = self._smooth(recording)
-        mean, variance = self._activity(recording, probs)
-        return build_result(self, recording, self._path(recording), probs, mean, variance, log_likelihood)
+        return build_result(self, recording, engine(self).everything(recording))
 
     def sample(
         self, n: int, *, random_state: Any = None
@@ -339,7 +342,7 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
 
     @property
     def _order(self) -> int:
-        return self.ar_order if self.observation in ("calcium", "ar_gaussian") else 0
+        return self.ar_order if self.observation in ("calcium", "calcium_noisy", "ar_gaussian") else 0
 
     @property
     def _n_features_out(self) -> int:
@@ -355,36 +358,6 @@ class CalciumHMM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEstim
                 "decays are per frame. Resample X, or fit it anew."
             )
         return trials
-
-    def _pack(self, recording: Recording) -> tuple[Data, int]:
-        chunk = fitting.chunk_for(learned.emission(self), recording.n_rois, self.n_states)
-        return pack(recording.dff, recording.mask, recording.segments.bounds[:, 0], self._order, chunk), chunk
-
-    def _compute(self, function: Any, recording: Recording) -> Any:
-        with jax.enable_x64(True):
-            data, chunk = self._pack(recording)
-            out = function(learned.emission(self), learned.model(self), data, chunk=chunk)
-            return jax.tree.map(np.asarray, out)
-
-    def _smooth(self, recording: Recording) -> tuple[NDArray[np.floating], float]:
-        out = self._compute(infer_states, recording)
-        return out.probs[: recording.n_frames], float(out.log_likelihood)
-
-    def _path(self, recording: Recording) -> NDArray[np.integer]:
-        return self._compute(decode_states, recording)[: recording.n_frames]
-
-    def _activity(
-        self, recording: Recording, probs: NDArray[np.floating] | None = None
-    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        probs = self._smooth(recording)[0] if probs is None else probs
-        with jax.enable_x64(True):
-            data, chunk = self._pack(recording)
-            padded = np.zeros((data.weight.shape[0], self.n_states))
-            padded[: len(probs)] = probs
-            params = learned.model(self).params
-            mean, variance = infer_activity(learned.emission(self), params, data, padded, chunk=chunk)
-            variance = np.maximum(np.asarray(variance)[: len(probs)], 0.0)  # rounding may leave it below
-            return np.asarray(mean)[: len(probs)], variance
 
     def _need_spikes(self, what: str) -> None:
         check_is_fitted(self)

@@ -12,22 +12,27 @@ from numpy.typing import NDArray
 from nwb_calcium_lvm.hmm.em import Model
 from nwb_calcium_lvm.hmm.emissions import (
     CalciumEmission,
+    CalciumNoisyEmission,
     Emission,
     GaussianEmission,
     PoissonEmission,
     calcium,
+    calcium_noisy,
     gaussian,
     poisson,
 )
 from nwb_calcium_lvm.hmm.inference import Chain
 
 _PER_STATE = ("initial_probs_", "spikes_per_frame_", "means_", "variances_")
+_PER_ROI = ("ar_coefs_", "spike_amplitude_", "noise_variance_", "measurement_variance_", "baseline_")
 
 
-def emission(estimator: Any) -> Emission:
+def emission(estimator: Any) -> Emission | CalciumNoisyEmission:
     """Return the emission of a fitted estimator."""
     if estimator.observation == "calcium":
         return CalciumEmission(order=estimator.ar_order, max_spikes=int(estimator.max_spikes_per_frame_))
+    if estimator.observation == "calcium_noisy":
+        return CalciumNoisyEmission(order=estimator.ar_order, max_spikes=int(estimator.max_spikes_per_frame_))
     if estimator.observation == "poisson":
         return PoissonEmission()
     return GaussianEmission(order=estimator.ar_order if estimator.observation == "ar_gaussian" else 0)
@@ -46,6 +51,15 @@ def model(estimator: Any) -> Model:
             estimator.noise_variance_,
             intercept,
         )
+    elif estimator.observation == "calcium_noisy":
+        params = calcium_noisy.Params(
+            estimator.spikes_per_frame_,
+            estimator.ar_coefs_,
+            estimator.spike_amplitude_,
+            estimator.noise_variance_,
+            estimator.measurement_variance_,
+            estimator.baseline_,
+        )
     elif estimator.observation == "poisson":
         params = poisson.Params(estimator.spikes_per_frame_)
     else:
@@ -57,7 +71,7 @@ def store(estimator: Any, chain: Chain, params: Any) -> None:
     """Set the fitted attributes from a chain and from parameters in the units of the data."""
     estimator.initial_probs_ = np.asarray(chain.initial_probs)
     estimator.transition_matrix_ = np.asarray(chain.transition_matrix)
-    for name in (*_PER_STATE[1:], "ar_coefs_", "spike_amplitude_", "noise_variance_", "baseline_"):
+    for name in (*_PER_STATE[1:], *_PER_ROI):
         if hasattr(estimator, name):  # of an earlier fit with another observation model
             delattr(estimator, name)
     if isinstance(params, calcium.Params):
@@ -66,6 +80,13 @@ def store(estimator: Any, chain: Chain, params: Any) -> None:
         estimator.spike_amplitude_ = params.spike_amplitude
         estimator.noise_variance_ = params.noise_variance
         estimator.baseline_ = params.intercept / (1.0 - params.ar_coefs.sum(axis=1))
+    elif isinstance(params, calcium_noisy.Params):
+        estimator.spikes_per_frame_ = params.rates
+        estimator.ar_coefs_ = params.ar_coefs
+        estimator.spike_amplitude_ = params.spike_amplitude
+        estimator.noise_variance_ = params.noise_variance
+        estimator.measurement_variance_ = params.measurement_variance
+        estimator.baseline_ = params.baseline
     elif isinstance(params, poisson.Params):
         estimator.spikes_per_frame_ = params.rates
     else:

@@ -6,21 +6,39 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from nwb_calcium_lvm.exceptions import DataError
-from nwb_calcium_lvm.hmm.emissions import CalciumEmission, Emission, GaussianEmission, PoissonEmission
+from nwb_calcium_lvm.hmm.data import after_first, chunk_length, pack_noisy
+from nwb_calcium_lvm.hmm.em import Model
+from nwb_calcium_lvm.hmm.emissions import (
+    CalciumEmission,
+    CalciumNoisyEmission,
+    Emission,
+    GaussianEmission,
+    PoissonEmission,
+)
 from nwb_calcium_lvm.hmm.emissions import calcium as _calcium
+from nwb_calcium_lvm.hmm.emissions import calcium_noisy as _noisy
 from nwb_calcium_lvm.hmm.emissions import gaussian as _gaussian
 from nwb_calcium_lvm.hmm.emissions import poisson as _poisson
+from nwb_calcium_lvm.hmm.inference import Chain
+from nwb_calcium_lvm.hmm.propagation import Beliefs, believe
 from nwb_calcium_lvm.observations import starting
+from nwb_calcium_lvm.observations.calcium_noisy import CalciumNoisyParams
+from nwb_calcium_lvm.observations.cells import CellPrior, fit_cells
 from nwb_calcium_lvm.recording import Recording
 
-OBSERVATIONS = ("calcium", "ar_gaussian", "gaussian", "poisson")
+OBSERVATIONS = ("calcium", "calcium_noisy", "ar_gaussian", "gaussian", "poisson")
 
 _VARIANCE_FLOOR = 1e-6  # of a trace's own variance
 _RATE_FLOOR = 1e-3  # spikes per frame, for starting values only
+_CELL_FRAMES = 8192  # of longer recordings, what calcium's parameters are fitted to
+_AGAIN_CALLS = 25  # of the filter, from twice the amplitude
+_REFINE_CALLS = 12  # of the filter, from parameters that are nearly right
 _COUNT_LIMITS = (8, 32)  # smallest and largest grid of spikes per frame that is chosen unasked
 
 
@@ -29,11 +47,14 @@ class Plan:
     """One observation model on one set of traces.
 
     ``y`` (time, roi) are the traces in the units of the fit, ``mean`` and ``sd`` (roi,) what was taken out of them;
-    ``signal`` (time, roi), 0 where not ``kept``, is what states are first sought in; ``params_from`` maps labels
-    (time,) and a factor on the spike amplitude to starting parameters; ``memory`` is the decay time in frames.
+    ``signal`` (time, roi), 0 where not ``kept``, are jumps of the traces; ``features`` (time, roi) is what states are
+    first sought in; ``params_from`` maps labels (time,) and a factor on the spike amplitude to starting parameters;
+    ``memory`` is the decay time in frames; ``told`` (time, roi) marks the samples whose density the fit maximises;
+    ``sites`` are the start of expectation propagation, and ``refine`` fits calcium's parameters to given rates
+    (time, roi), where the model has such; it also returns by what share an amplitude moved at most.
     """
 
-    emission: Emission
+    emission: Emission | CalciumNoisyEmission
     y: NDArray[np.floating]
     mean: NDArray[np.floating]
     sd: NDArray[np.floating]
@@ -46,6 +67,10 @@ class Plan:
     ar_precision: NDArray[np.floating]
     params_from: Callable[[NDArray[np.integer], float], Any]
     to_data_units: Callable[[Any], Any]
+    told: NDArray[np.bool_]
+    features: NDArray[np.floating]
+    sites: Any = None
+    refine: Callable[[Any, NDArray[np.floating]], tuple[Any, float]] | None = None
 
     @property
     def floor(self) -> NDArray[np.floating]:
@@ -66,6 +91,8 @@ def plan_for(
     if observation == "poisson":
         return _poisson_plan(recording, n_states)
     y, mean, sd = starting.standardise(recording.dff, recording.mask)
+    if observation == "calcium_noisy":
+        return _noisy_plan(recording, y, mean, sd, n_states, ar_order, max_spikes, frames_per_s)
     order = 0 if observation == "gaussian" else ar_order
     if order:
         ar_coefs = starting.ar_start(y, recording.mask, first, order)
@@ -106,7 +133,7 @@ def _ar_prior(
     return coefs(1.0)[:, None] * ones, (1.0 / spread**2)[:, None] * ones
 
 
-def _make(params: Any, *arrays: NDArray[np.floating]) -> Any:
+def _make(params: Any, *arrays: Any) -> Any:
     """Build parameters of NumPy arrays, which become JAX's where they enter compiled code."""
     return params(*arrays)
 
@@ -164,7 +191,106 @@ def _calcium_plan(y, mean, sd, signal, kept, ar_coefs, ar_prior, n_states, max_s
         ar_prior[1],
         params_from,
         to_data_units,
+        kept,
+        signal,
     )
+
+
+def _noisy_plan(recording, y, mean, sd, n_states, ar_order, max_spikes, frames_per_s) -> Plan:
+    mask, first = recording.mask, recording.segments.bounds[:, 0]
+    settings = {"ar_order": ar_order, "prior": _cell_prior(recording, frames_per_s), "max_frames": _CELL_FRAMES}
+    fixed, log_rate = _cells(y, mask, first, settings)
+    signal, kept = starting.residual(y, mask, first, np.asarray(fixed.ar_coefs))
+    shift = np.asarray(fixed.baseline) * (1.0 - np.asarray(fixed.ar_coefs).sum(axis=1))
+    largest = signal.max(axis=0, where=kept, initial=-np.inf) - shift
+    gain = 1.0 + (np.asarray(fixed.ar_coefs) ** 2).sum(axis=1)
+    noise = np.sqrt(fixed.noise_variance + gain * fixed.measurement_variance)
+    needed = np.ceil(np.max((largest + 4 * noise) / fixed.spike_amplitude))
+    grid = int(np.clip(needed, *_COUNT_LIMITS)) if max_spikes is None else int(max_spikes)
+    emission = CalciumNoisyEmission(order=ar_order, max_spikes=grid)
+    typical = np.maximum(np.exp(log_rate), _RATE_FLOOR)
+    told = after_first(mask, first, ar_order)
+    alone = _alone(emission, y, mask, first, told, _make(_noisy.Params, typical[None], *fixed[:5]), n_states)
+    counts = np.asarray(alone.count_mean[: len(y)])
+
+    def params_from(labels: NDArray[np.integer], factor: float) -> Any:
+        del factor  # amplitudes were found cell by cell
+        rates = np.maximum(_state_means(np.where(mask, counts, 0.0), mask, labels, n_states), _RATE_FLOOR)
+        return _make(_noisy.Params, rates, *fixed[:5])
+
+    def refine(params: _noisy.Params, rate: NDArray[np.floating]) -> tuple[Any, float]:
+        begin = CalciumNoisyParams(*(np.asarray(p) for p in params[1:]))
+        log_rate = np.log(np.maximum(rate, 1e-8))
+        found = fit_cells(y, mask, first, start=begin, log_rate=log_rate, max_calls=_REFINE_CALLS, **settings)
+        moved = np.abs(np.log(found.params.spike_amplitude / begin.spike_amplitude)).max()
+        return _make(_noisy.Params, params.rates, *(np.asarray(p, float) for p in found.params[:5])), float(moved)
+
+    def to_data_units(p: _noisy.Params) -> Any:
+        return _make(
+            _noisy.Params,
+            np.asarray(p.rates),
+            np.asarray(p.ar_coefs),
+            np.asarray(p.spike_amplitude) * sd,
+            np.asarray(p.noise_variance) * sd**2,
+            np.asarray(p.measurement_variance) * sd**2,
+            np.asarray(p.baseline) * sd + mean,
+        )
+
+    none = np.zeros((ar_order, y.shape[1]))
+    return Plan(
+        emission,
+        y,
+        mean,
+        sd,
+        signal,
+        kept,
+        _memory(np.asarray(fixed.ar_coefs)),
+        typical,
+        np.asarray(fixed.noise_variance),
+        none,
+        none,
+        params_from,
+        to_data_units,
+        told,
+        counts,
+        alone.sites,
+        refine,
+    )
+
+
+def _cells(y, mask, first, settings) -> tuple[CalciumNoisyParams, NDArray[np.floating]]:
+    """Calcium's parameters and log rate of each cell at one rate: the likelier of two fits.
+
+    Where steps are clear the fit may hold every spike for two; from twice the amplitude it finds one.
+    """
+    found = fit_cells(y, mask, first, **settings)
+    twice = found.params._replace(spike_amplitude=2.0 * np.asarray(found.params.spike_amplitude))
+    other = fit_cells(y, mask, first, start=twice, max_calls=_AGAIN_CALLS, **settings)
+    better = np.asarray(other.log_likelihood > found.log_likelihood)
+
+    def choose(one: Any, two: Any) -> NDArray[np.floating]:
+        one, two = np.asarray(one, float), np.asarray(two, float)
+        return np.where(better if one.ndim == 1 else better[:, None], two, one)
+
+    params = CalciumNoisyParams(*map(choose, found.params[:5], other.params[:5]))
+    return params, choose(found.log_rate, other.log_rate)
+
+
+def _alone(emission, y, mask, first, told, params, n_states) -> Beliefs:
+    """Infer every cell's spikes at its own constant rate: the model with a single state."""
+    with jax.enable_x64(True):
+        chunk = chunk_length(y.shape[1], n_states, emission.max_spikes + 1)
+        data, told = pack_noisy(y, mask, first, told, chunk)
+        model = Model(Chain(jnp.ones(1), jnp.ones((1, 1))), jax.tree.map(jnp.asarray, params))
+        return believe(emission, model, data, told, chunk=chunk)
+
+
+def _cell_prior(recording: Recording, frames_per_s: float | None) -> CellPrior:
+    """Decay and rise times within a factor of about two of the indicator's, if one is named."""
+    if recording.indicator is None or frames_per_s is None:
+        return CellPrior()
+    decay, rise = (np.log(t * frames_per_s) for t in (recording.indicator.decay_time, recording.indicator.rise_time))
+    return CellPrior(decay=(float(decay), np.log(2.0)), rise=(float(rise), np.log(2.0)))
 
 
 def _gaussian_plan(y, mean, sd, signal, kept, ar_coefs, ar_prior, n_states, max_spikes) -> Plan:
@@ -204,6 +330,8 @@ def _gaussian_plan(y, mean, sd, signal, kept, ar_coefs, ar_prior, n_states, max_
         ar_prior[1],
         params_from,
         to_data_units,
+        kept,
+        signal,
     )
 
 
@@ -237,4 +365,6 @@ def _poisson_plan(recording: Recording, n_states: int) -> Plan:
         none,
         params_from,
         lambda p: _make(_poisson.Params, np.asarray(p.rates)),
+        kept,
+        y,
     )

@@ -22,7 +22,7 @@ def sample_session(
         spikes = rng.poisson(estimator.spikes_per_frame_[states]).astype(float)
         return spikes, states, spikes
     warm = np.concatenate([np.repeat(states[:1], _WARM_UP), states])
-    if estimator.observation == "calcium":
+    if hasattr(estimator, "spike_amplitude_"):
         spikes = rng.poisson(estimator.spikes_per_frame_[warm]).astype(float)
         sd = np.sqrt(estimator.noise_variance_)
         intercept = estimator.baseline_ * (1.0 - estimator.ar_coefs_.sum(axis=1))
@@ -35,6 +35,8 @@ def sample_session(
         [lfilter([1.0], np.concatenate([[1.0], -a]), d) for a, d in zip(estimator.ar_coefs_, drive.T, strict=True)],
         axis=1,
     )
+    if hasattr(estimator, "measurement_variance_"):
+        traces += np.sqrt(estimator.measurement_variance_) * rng.standard_normal(traces.shape)
     return traces[_WARM_UP:], states, spikes[_WARM_UP:]
 
 

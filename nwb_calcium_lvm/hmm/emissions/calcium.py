@@ -61,6 +61,7 @@ class CalciumEmission:
         """G (roi, time, count) over its largest entry, the log of that entry (roi, time), and H (roi, count, state)."""
         e = (chunk.y - jnp.einsum("ni,itn->tn", params.ar_coefs, chunk.lags) - params.intercept).T
         c, variance = params.spike_amplitude[:, None], params.noise_variance[:, None]
+        variance = variance if chunk.variance is None else variance + chunk.variance.T
         nearest = jnp.clip(jnp.round(e / c), 0, self.max_spikes)
         top = -0.5 * (e - c * nearest) ** 2 / variance
         counts = jnp.arange(self.max_spikes + 1, dtype=e.dtype)

@@ -14,12 +14,14 @@ class Chunk(NamedTuple):
     """Some consecutive frames.
 
     ``y`` (time, roi) is the trace, ``lags`` (order, time, roi) its past y_{t-1} .. y_{t-order}, and ``weight``
-    (time, roi) is 1 where the sample and its past are observed, else 0.
+    (time, roi) is 1 where the sample and its past are observed, else 0. ``variance`` (time, roi) is that of what is not
+    known about ``y``, on top of the emission's own; None: nothing.
     """
 
     y: Array
     lags: Array
     weight: Array
+    variance: Array | None = None
 
 
 class Prior(NamedTuple):
@@ -40,7 +42,15 @@ class Prior(NamedTuple):
     initial: Array
 
 
-class Emission(Protocol):
+class HasPrior(Protocol):
+    """What has a prior on its parameters."""
+
+    def log_prior(self, params: Any, prior: Prior) -> Array:
+        """Log prior density of the parameters, up to a constant."""
+        ...
+
+
+class Emission(HasPrior, Protocol):
     """p(y_t | past, state), its expected sufficient statistics, and their maximiser."""
 
     @property
@@ -58,10 +68,6 @@ class Emission(Protocol):
 
     def maximise(self, params: Any, statistics: Any, prior: Prior) -> Any:
         """Parameters that do not lower the expected log joint density, and raise it where it can be raised."""
-        ...
-
-    def log_prior(self, params: Any, prior: Prior) -> Array:
-        """Log prior density of the parameters, up to a constant."""
         ...
 
     def activity(self, params: Any, chunk: Chunk, probs: Array) -> tuple[Array, Array]:
