@@ -38,7 +38,7 @@ def traces():
         *[("n_states", value, "a whole number of at least 1") for value in (2.0, "3", None, True, -1)],
         *[(name, -1, "a number of at least 0") for name in ("tol", "stickiness", "transition_prior", "prior_frames")],
         *[("tol", value, "a number of at least 0") for value in ("small", None, np.nan, np.inf)],
-        ("observation", "fluorescence", "one of calcium, ar_gaussian, gaussian, poisson"),
+        ("observation", "fluorescence", "one of calcium, calcium_noisy, ar_gaussian, gaussian, poisson"),
         ("observation", ["calcium"], "one of calcium"),
         ("solver", "newton", "one of em, gradient"),
         *[("max_spikes_per_frame", v, "a whole number of at least 1, or None") for v in (0, 2.5, "8")],

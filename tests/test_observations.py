@@ -439,5 +439,5 @@ def test_true_parameters_are_a_maximum_of_the_drawn_likelihood():
 
 def test_get_lists_the_known_names():
     assert observations.get("calcium") is calcium
-    with pytest.raises(ValueError, match=r"'calcum'.*ar_gaussian, calcium, gaussian, poisson"):
+    with pytest.raises(ValueError, match=r"'calcum'.*ar_gaussian, calcium, calcium_noisy, gaussian, poisson"):
         observations.get("calcum")

@@ -275,4 +275,6 @@ def test_memory_does_not_grow_with_the_number_of_rois(tmp_path):
         )
         done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout.split()[-1]) / 1024)
-    assert peaks[1] - peaks[0] < 15  # MB; the traces and neuropil of 448 more ROIs and their rates are 36
+    assert (
+        peaks[1] - peaks[0] < 30
+    )  # MB, a block of what is written; the traces and neuropil of 448 more ROIs and their rates are 36
