@@ -230,9 +230,10 @@ class _Reader:
     def _model(self) -> dict[str, Any]:
         model = self.obj.model
         facts: dict[str, Any] = {}
+        unsaid = {"model_class": NO_NAME, "description": NO_DESCRIPTION}  # what these fields hold for want of a value
         for key, name, kind in MODEL_FIELDS:
             value = getattr(model, name)
-            if value is not None and value not in (NO_DESCRIPTION, NO_NAME):
+            if value is not None and value != unsaid.get(name):
                 facts[key] = kind(value)
         if model.objective_history is not None:
             facts["objective_history"] = as_read(model.objective_history, 1)
