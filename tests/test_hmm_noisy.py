@@ -165,12 +165,27 @@ def test_filter_keeps_the_mean_of_calcium():
         np.testing.assert_allclose(means[0], means[1], atol=3e-3)
 
 
-def _filtered_density(model, y):
-    return np.exp(_filter(model, y, np.ones(y.shape, bool))[1][-1])
+def test_filter_carries_mean_and_variance_over_a_gap():
+    """The missing frame may have been any state's; states here have no memory, or it would matter for the next too."""
+    model = _model(np.random.default_rng(0), n=1, noise=0.01, measurement=0.04)
+    chain = model.chain._replace(transition_matrix=np.array([[0.6, 0.4], [0.6, 0.4]]))
+    model = em.Model(chain, model.params._replace(rates=np.array([[0.05], [1.2]])))
+    grid, seen = np.linspace(-4.0, 10.0, 141), np.array([[True], [False], [True]])
+    moments = []
+    for density in (_filtered_density, _exact_density):
+        weight = np.array([density(model, np.array([[0.2], [0.0], [last]]), seen, after_first, 9) for last in grid])
+        mean = (weight * grid).sum() / weight.sum()
+        moments.append([mean, (weight * (grid - mean) ** 2).sum() / weight.sum()])
+    np.testing.assert_allclose(moments[0], moments[1], rtol=2e-3)
 
 
-def _exact_density(model, y):
-    return np.exp(_enumerate(model, y, np.ones(y.shape, bool))[2])
+def _filtered_density(model, y, mask=None, rule=scored, counts=COUNTS):
+    mask = np.ones(y.shape, bool) if mask is None else mask
+    return np.exp(_filter(model, y, mask, rule=rule, counts=counts)[1][-1])
+
+
+def _exact_density(model, y, mask=None, rule=None, counts=COUNTS):
+    return np.exp(_enumerate(model, y, np.ones(y.shape, bool) if mask is None else mask, counts)[2])
 
 
 def test_filter_is_a_density():

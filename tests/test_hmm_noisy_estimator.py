@@ -165,7 +165,7 @@ def test_samples_after_the_first_of_a_trial():
 _NEIGHBOURS = "a frame is judged by its neighbours in time too, so that order and context matter"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough  # a minute, most of it compilation
 @parametrize_with_checks(
     [CalciumHMM(n_states=2, observation="calcium_noisy", n_init=1, max_iter=5, max_spikes_per_frame=8)],
     expected_failed_checks=lambda _: {
