@@ -301,6 +301,21 @@ def test_what_stands_at_missing_samples_has_no_influence():
     assert scored[14, 0]  # calcium is carried over the gap
 
 
+@pytest.mark.parametrize("more", [{}, {"varied": 0.04}])
+def test_a_gap_at_the_end_is_what_the_model_predicts(more: dict[str, float]):
+    """Nothing follows, so that counts are as the rate has them, and calcium as uncertain as the filter says."""
+    n_frames, gap = 60, 12
+    params = parameters(1, 0.2, **more)
+    log_rate = jnp.full((n_frames, 1), np.log(RATE))
+    y = np.array(calcium_noisy.sample(jax.random.key(4), log_rate, params).y)
+    y[-gap:] = np.nan
+    whole, forward = (f(y, log_rate, params) for f in (calcium_noisy.posterior, calcium_noisy.filtered))
+    np.testing.assert_allclose(whole.count_mean[-gap:], RATE, rtol=1e-6)
+    np.testing.assert_allclose(whole.count_variance[-gap:], RATE, rtol=1e-6)
+    np.testing.assert_allclose(whole.calcium_variance[-1], forward.calcium_variance[-1], rtol=0.05)
+    np.testing.assert_allclose(whole.calcium_mean[-1], forward.calcium_mean[-1], atol=0.1)
+
+
 def test_segments_know_nothing_of_each_other():
     n_frames = 50
     params = parameters(2, 0.2)

@@ -221,9 +221,10 @@ def posterior(
         eased = jnp.where(i < passes - 2, _EASE / 3.0**i, 0.0).astype(y.dtype)
         softer = params._replace(noise_variance=params.noise_variance + eased * params.spike_amplitude**2)
         tilted = _tilt(window, softer, found.cavity_mean, found.cavity_variance, log_rate)
-        return next_sites(sites, found, tilted, widest(params))
+        return next_sites(sites, found, tilted, widest(params), own)
 
-    sites = lax.fori_loop(0, passes - 1, refine, first_sites(params, rate))
+    own = first_sites(params, rate)
+    sites = lax.fori_loop(0, passes - 1, refine, own)
     found = space.messages(dyn, y, observed, marked, sites)
     tilted = _tilt(window, params, found.cavity_mean, found.cavity_variance, log_rate)
     scored = _scored(observed, marked, jnp.shape(params.ar_coefs)[-1])
@@ -279,10 +280,11 @@ def widest(params: CalciumNoisyParams) -> Array:
     return _WIDEST * (jnp.asarray(params.spike_amplitude) ** 2 + jnp.asarray(params.noise_variance))
 
 
-def next_sites(sites: Sites, found: Messages, tilted: Tilted, largest: Array) -> Sites:
+def next_sites(sites: Sites, found: Messages, tilted: Tilted, largest: Array, own: Sites) -> Sites:
     """Return sites that, together with the cavities, have the moments of the tilted posteriors; damped.
 
-    The site's variance is ``1/J - V`` for curvature J and cavity variance V; its mean keeps the tilted mean.
+    The site's variance is ``1/J - V`` for curvature J and cavity variance V; its mean keeps the tilted mean. Where next
+    to nothing is known of an input that difference is lost to rounding, and the site is the law's ``own`` moments.
     """
     sharp = tilted.curvature > 1.0 / (found.cavity_variance + largest)
     exact = 1.0 / jnp.where(sharp, tilted.curvature, 1.0) - found.cavity_variance
@@ -291,7 +293,8 @@ def next_sites(sites: Sites, found: Messages, tilted: Tilted, largest: Array) ->
     mean = found.cavity_mean + tilted.slope * (variance + found.cavity_variance)
     precision = _DAMPING / variance + (1.0 - _DAMPING) / sites.variance
     weighted = _DAMPING * mean / variance + (1.0 - _DAMPING) * sites.mean / sites.variance
-    return Sites(weighted / precision, 1.0 / precision)
+    unknown = found.cavity_variance * jnp.finfo(exact.dtype).eps ** 0.5 > own.variance
+    return Sites(jnp.where(unknown, own.mean, weighted / precision), jnp.where(unknown, own.variance, 1.0 / precision))
 
 
 def evidence_of_sites(found: Messages, sites: Sites, observed: Array, scored: Array) -> Array:

@@ -180,14 +180,14 @@ def fit_cells(
             )
             for a in range(0, n_rois, block)
         ]
-    at, values, settled, calls, spread = (list(column) for column in zip(*found, strict=True))
-    at = np.concatenate(at)
-    params, rates = _unpack(at, layout)
-    params = _rescaled(jax.tree.map(np.asarray, params), middle, sd)
+        at, values, settled, calls, spread = (list(column) for column in zip(*found, strict=True))
+        at = np.concatenate(at)
+        params, rates = jax.tree.map(np.asarray, _unpack(at, layout))
+    params = _rescaled(params, middle, sd)
     likelihood = np.concatenate(values) - np.log(sd)
     return CellFit(
         params,
-        np.asarray(rates) if log_rate is None else np.full(n_rois, np.nan),
+        rates if log_rate is None else np.full(n_rois, np.nan),
         _errors(at, np.concatenate(spread), layout, sd) if errors else None,
         likelihood,
         np.concatenate(settled),

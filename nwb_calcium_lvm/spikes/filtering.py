@@ -60,7 +60,9 @@ def on_clock(recording: Recording, rois: NDArray[np.integer], wanted: float) -> 
     values, seen, edges, bounds = [], [], [], []
     for a, b in recording.segments.bounds:
         times = recording.timestamps[a:b]
-        grid = grid_edges(times[0], int((times[-1] - times[0]) * wanted) + 1, wanted)
+        # The first frame of the clock begins where the recording's first frame does.
+        n_frames = max(1, int(np.ceil((times[-1] - times[0] + 1.0 / own) * wanted - 1e-6)))
+        grid = grid_edges(times[0] + 0.5 * (1.0 / wanted - 1.0 / own), n_frames, wanted)
         if b - a > 1:
             values.append(average_over(filled[a:b], times, grid))
             seen.append(average_over(mask[a:b].astype(float), times, grid) >= 0.5)
