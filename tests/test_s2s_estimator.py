@@ -352,6 +352,59 @@ def test_wrong_settings(fresh):
         S2SSpikeEstimator().transform(recording)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss": "huber"}, "loss='huber' is not known. Expected one of mixed, pearson"),
+        ({"output": "relu"}, "output='relu' is not known"),
+        ({"scaling": "raw"}, "scaling='raw' is not known"),
+        ({"steps": 0}, "steps=0 is not a number of anything. Expected a whole number, 1 or more"),
+        ({"batch_size": 2.5}, "batch_size=2.5"),
+        ({"n_members": 0}, "n_members=0"),
+        ({"stride": 3}, "analysis_width=64 is no multiple of stride=3. Expected one, such as 63"),
+        ({"synthesis_width": 2}, "synthesis_width=2 is no multiple of stride=4. Expected one, such as 4"),
+        ({"learning_rate": -1e-3}, "learning_rate=-0.001"),
+        ({"left_out": 1.0}, "left_out=1.0 is not a share"),
+    ],
+)
+def test_configurations_of_which_no_network_can_be_made(change, message):
+    with pytest.raises(DataError, match=message):
+        DEFAULT.changed(**change)
+
+
+def test_configurations_are_changed_as_a_whole():
+    changed = DEFAULT.changed(stride=5, analysis_width=60, synthesis_width=20, steps=7, dilations=[1], n_members=1)
+    shape = changed.architecture
+    assert (shape.stride, shape.analysis_width, shape.synthesis_width, shape.dilations) == (5, 60, 20, (1,))
+    assert (changed.training.steps, changed.n_members) == (7, 1)
+    assert changed.augmentation == DEFAULT.augmentation
+    assert DEFAULT.changed(training=changed.training, seconds=9.0).training == changed.changed(seconds=9.0).training
+
+
+def test_one_step_is_a_step(fresh):
+    x, y = fresh
+    config = SMALL.changed(steps=1, check_every=1, n_members=1, averaging=0.0)
+    s2s = S2SSpikeEstimator(config=config, sampling_rate=30.0, random_state=0).fit(x[:900], y[:900])
+    first = s2s.transform(x[:900])
+    assert len(s2s.history_) == 1
+    assert not np.array_equal(s2s.fine_tune(x[:900], y[:900], steps=1).transform(x[:900]), first)
+    with pytest.raises(DataError, match="steps=0"):
+        s2s.fine_tune(x, y, steps=0)
+
+
+@pytest.mark.parametrize("y", [np.zeros((300, 2), int), [np.array([1e5, 2e5]), np.array([-3.0])]])
+def test_no_spike_teaches_nothing(y):
+    s2s = S2SSpikeEstimator(config=SMALL, sampling_rate=30.0)
+    with pytest.raises(DataError, match=r"Of the [03] spikes of y none lies in a recording.*from 0 to 9.96667 s"):
+        s2s.fit(np.random.default_rng(0).normal(size=(300, 2)), y)
+
+
+@pytest.mark.parametrize("lag", [np.nan, np.inf, "0.1", None])
+def test_a_lag_is_a_number(fitted, fresh, lag):
+    with pytest.raises(DataError, match="is not a shift. Expected s"):
+        load_copy(fitted).set_params(lag=lag).transform(Recording(fresh[0], sampling_rate=30.0))
+
+
 def test_nothing_to_score(fitted):
     x, y = simulate(duration=2.0)
     with pytest.raises(DataError, match="No ROI of X can be scored"):

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
+from numbers import Integral
 from typing import Any
 
+from nwb_calcium_lvm.exceptions import DataError
 from nwb_calcium_lvm.spikes.examples import Augmentation
 from nwb_calcium_lvm.spikes.network import Architecture
 
-LOSSES = ("mixed", "pearson", "squared", "entropy")
+_KNOWN = {
+    "loss": ("mixed", "pearson", "squared", "entropy"),
+    "output": ("softplus", "linear"),
+    "scaling": ("units", "zscore"),
+}
+_AT_LEAST_ONE = ("stride", "channels", "batch_size", "steps", "check_every", "n_members")
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,11 @@ class S2SConfig:
         standard deviation, as published.
     calibrated : bool
         Whether outputs are spikes per s; else they are known up to scale and offset.
+
+    Raises
+    ------
+    DataError
+        For values that no network can be made or trained with.
     """
 
     architecture: Architecture = field(default_factory=Architecture)
@@ -94,6 +106,9 @@ class S2SConfig:
     n_members: int = 3
     scaling: str = "units"
     calibrated: bool = True
+
+    def __post_init__(self) -> None:
+        _check(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested plain values, for JSON."""
@@ -108,18 +123,36 @@ class S2SConfig:
 
     def changed(self, **changes: Any) -> S2SConfig:
         """Return a copy with fields of any of its parts changed by name, such as ``steps`` or ``channels``."""
-        config = self
+        of_parts: dict[str, dict[str, Any]] = {"architecture": {}, "training": {}, "augmentation": {}}
+        own: dict[str, Any] = {}
         for key, given in changes.items():
-            value = tuple(given) if isinstance(given, list) else given
-            for part in ("architecture", "training", "augmentation", None):
-                owner = config if part is None else getattr(config, part)
-                if key in {f.name for f in fields(owner)}:
-                    new = replace(owner, **{key: value})
-                    config = new if part is None else replace(config, **{part: new})
-                    break
-            else:
+            owners = [new for part, new in of_parts.items() if hasattr(getattr(self, part), key)]
+            if not owners and key not in {f.name for f in fields(self)}:
                 raise TypeError(f"S2SConfig and its parts have no field {key!r}")
-        return config
+            (owners[0] if owners else own)[key] = tuple(given) if isinstance(given, list) else given
+        parts = {part: replace(own.pop(part, getattr(self, part)), **new) for part, new in of_parts.items()}
+        return replace(self, **parts, **own)
+
+
+def _check(config: S2SConfig) -> None:
+    shape, training = config.architecture, config.training
+    values = {**vars(shape), **vars(training), **vars(config)}
+    for name, known in _KNOWN.items():
+        if values[name] not in known:
+            raise DataError(f"{name}={values[name]!r} is not known. Expected one of {', '.join(known)}.")
+    for name in _AT_LEAST_ONE:
+        if not isinstance(values[name], Integral) or values[name] < 1:
+            raise DataError(f"{name}={values[name]!r} is not a number of anything. Expected a whole number, 1 or more.")
+    for name in ("analysis_width", "synthesis_width"):
+        if values[name] < shape.stride or values[name] % shape.stride:
+            raise DataError(
+                f"{name}={values[name]!r} is no multiple of stride={shape.stride}. Expected one, such as "
+                f"{max(round(values[name] / shape.stride), 1) * shape.stride}."
+            )
+    if not training.learning_rate > 0:
+        raise DataError(f"learning_rate={training.learning_rate!r} teaches nothing. Expected a number above 0.")
+    if not 0 <= training.left_out < 1:
+        raise DataError(f"left_out={training.left_out!r} is not a share. Expected 0 or more, and less than 1.")
 
 
 def _build(cls: Any, values: dict[str, Any]) -> Any:

@@ -21,7 +21,7 @@ from nwb_calcium_lvm.result import InferenceResult, NamedArray
 from nwb_calcium_lvm.spikes.base import SpikeEstimator
 from nwb_calcium_lvm.spikes.filtering import OnClock, cell_prior, on_clock, own_counts, own_levels
 from nwb_calcium_lvm.spikes.inputs import Findings, frame_durations, look_at, take
-from nwb_calcium_lvm.spikes.shifts import moved_and_smoothed
+from nwb_calcium_lvm.spikes.shifts import checked_lag, moved_and_smoothed
 
 READ_OUTS = ("influx", "counts")
 _ERROR_OF = "standard_error_of_"  # on disk, before the name of a parameter
@@ -275,8 +275,7 @@ class FilterSpikeEstimator(SpikeEstimator):
             raise DataError(f"clock={self.clock!r} is not a frame rate. Expected frames per s, such as 30.")
         if not (np.isfinite(self.smoothing) and self.smoothing >= 0):
             raise DataError(f"smoothing={self.smoothing!r} is not a width. Expected s, 0 or more.")
-        if not np.isfinite(self.lag):
-            raise DataError(f"lag={self.lag!r} is not a shift. Expected s, such as -0.05.")
+        checked_lag(self.lag)
 
     # -- Inference ------------------------------------------------------------------------------------------------
 

@@ -164,6 +164,23 @@ def warn_of_dead(found: Findings) -> None:
         )
 
 
+def ground_truth(X: Any, y: Any, groups: Any) -> tuple[Any, Any, Any]:
+    """Take apart a list of what the readers of ground truth return."""
+    is_truth = isinstance(X, list | tuple) and len(X) > 0 and all(hasattr(x, "recording") for x in X)
+    if not is_truth:
+        return X, y, groups
+    return [x.recording for x in X], [[x.spikes] for x in X], [x.dataset for x in X] if groups is None else groups
+
+
+def labels_of(given: Given, groups: Any) -> list[Any]:
+    """Return the data set of each recording."""
+    if not given.is_list or groups is None:
+        return [0] * len(given.items)
+    if len(groups) != len(given.items):
+        raise DataError(f"groups has {len(groups)} entries for {len(given.items)} Recordings; expected one for each.")
+    return list(groups)
+
+
 def spike_times(y: Any, given: Given) -> list[list[NDArray[np.floating]]]:
     """Return the spike times of each ROI of each recording, in s on its clock, from any form of y.
 

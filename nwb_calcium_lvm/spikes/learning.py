@@ -39,6 +39,11 @@ def neurons_of(
     groups : list
         Data set of each recording.
     config : S2SConfig
+
+    Raises
+    ------
+    DataError
+        Where there is nothing to learn from: no trace, or no spike.
     """
     cut = cut_of(config)
     out = [
@@ -52,6 +57,14 @@ def neurons_of(
             f"None of {sum(r.n_rois for r in recordings)} ROIs can be learned from (n_samples={len(recordings[0])} "
             "frames in the first recording): all are constant, never observed, or under "
             f"{_SECONDS_OF_A_STRETCH} s long. Expected some seconds of dF/F with the neuron's spikes."
+        )
+    if not any(s.spikes_until[-1] for n in kept for s in n.stretches):
+        known = sum(len(t) for times in spikes for t in times)
+        clock = recordings[0].timestamps
+        raise DataError(
+            f"Of the {known} spikes of y none lies in a recording, and without spikes there is nothing to learn. "
+            f"Expected times in s on the recording's clock (the first goes from {clock[0]:.6g} to {clock[-1]:.6g} s), "
+            "or counts per frame."
         )
     return kept
 

@@ -14,7 +14,7 @@ from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.spikes.base import SpikeEstimator
 from nwb_calcium_lvm.spikes.inputs import frame_durations, look_at, spike_times, take, warn_of_units
 from nwb_calcium_lvm.spikes.oasis import decay_factor, deconvolve, penalty_for_noise
-from nwb_calcium_lvm.spikes.shifts import moved_and_smoothed
+from nwb_calcium_lvm.spikes.shifts import checked_lag, moved_and_smoothed
 from nwb_calcium_lvm.spikes.traces import scale_of
 
 _AMPLITUDE = 0.2  # dF/F per spike, where nothing is known
@@ -132,6 +132,7 @@ class OASISSpikeEstimator(SpikeEstimator):
             raise DataError(f"penalty={self.penalty!r} is not usable. Expected 0 or more, or None.")
         if not self.smoothing >= 0:
             raise DataError(f"smoothing={self.smoothing!r} is not a width. Expected s, 0 or more.")
+        checked_lag(self.lag)
 
     def _rates(self, recording: Recording) -> NDArray[np.floating]:
         spikes = self._deconvolved(recording) / self._amplitude(recording)

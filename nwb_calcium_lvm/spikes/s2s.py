@@ -21,8 +21,19 @@ from nwb_calcium_lvm.spikes.base import FineRates, SpikeEstimator
 from nwb_calcium_lvm.spikes.calibration import Calibration, count_interval
 from nwb_calcium_lvm.spikes.configs import CONFIGS, S2SConfig
 from nwb_calcium_lvm.spikes.inference import Networks, fine_rates, rates_of
-from nwb_calcium_lvm.spikes.inputs import Findings, Given, frame_durations, look_at, spike_times, take, warn_of_units
+from nwb_calcium_lvm.spikes.inputs import (
+    Findings,
+    Given,
+    frame_durations,
+    ground_truth,
+    labels_of,
+    look_at,
+    spike_times,
+    take,
+    warn_of_units,
+)
 from nwb_calcium_lvm.spikes.learning import learn
+from nwb_calcium_lvm.spikes.shifts import checked_lag
 from nwb_calcium_lvm.spikes.weights import members_from_arrays, members_to_arrays, read_weights, write_weights
 
 _log = logging.getLogger(__name__)
@@ -162,9 +173,9 @@ class S2SSpikeEstimator(SpikeEstimator):
             2-D array.
         """
         config = self._settings()
-        X, y, groups = _ground_truth(X, y, groups)
+        X, y, groups = ground_truth(X, y, groups)
         given = take(self, X, groups=groups)
-        found = self._learn(given, spike_times(y, given), _labels(given, groups), config, None)
+        found = self._learn(given, spike_times(y, given), labels_of(given, groups), config, None)
         self._store(config, *found, card={})
         return self
 
@@ -182,9 +193,9 @@ class S2SSpikeEstimator(SpikeEstimator):
         """
         check_is_fitted(self)
         config = self.config_.changed(steps=steps, learning_rate=learning_rate, check_every=steps, left_out=0.0)
-        X, y, groups = _ground_truth(X, y, groups)
+        X, y, groups = ground_truth(X, y, groups)
         given = take(self, X, groups=groups)
-        found = self._learn(given, spike_times(y, given), _labels(given, groups), config, self.networks_)
+        found = self._learn(given, spike_times(y, given), labels_of(given, groups), config, self.networks_)
         self._store(self.config_, *found, card=self.card_ | {"fine_tuned_neurons": found[1].n_neurons})
         return self
 
@@ -236,10 +247,10 @@ class S2SSpikeEstimator(SpikeEstimator):
     # -- Rates ----------------------------------------------------------------------------------------------------
 
     def _rates(self, recording: Recording) -> NDArray[np.floating]:
-        return rates_of(recording, self.networks_, self.config_, float(self.lag))
+        return rates_of(recording, self.networks_, self.config_, checked_lag(self.lag))
 
     def _fine_rates(self, recording: Recording) -> list[FineRates]:
-        rate, lag = self.config_.architecture.rate, float(self.lag)
+        rate, lag = self.config_.architecture.rate, checked_lag(self.lag)
         return [FineRates(t + lag, rate, r) for t, r in fine_rates(recording, self.networks_, self.config_)]
 
     def _warn_of(self, found: Findings, recording: Recording) -> None:
@@ -307,7 +318,7 @@ class S2SSpikeEstimator(SpikeEstimator):
                 times[roi].append(t)
                 sure[roi].append(c)
 
-        rates = rates_of(recording, self.networks_, self.config_, float(self.lag), pick)
+        rates = rates_of(recording, self.networks_, self.config_, checked_lag(self.lag), pick)
         return rates, SpikeTimes([np.concatenate(t) for t in times], [np.concatenate(c) for c in sure])
 
     def predict_interval(
@@ -432,20 +443,3 @@ class S2SSpikeEstimator(SpikeEstimator):
         networks = members_from_arrays(config, arrays, calibration.gain)
         estimator._store(config, networks, calibration, fitted["history_"], dict(fitted["card_"]))
         return estimator
-
-
-def _ground_truth(X: Any, y: Any, groups: Any) -> tuple[Any, Any, Any]:
-    """Take apart a list of what the readers of ground truth return."""
-    is_truth = isinstance(X, list | tuple) and len(X) > 0 and all(hasattr(x, "recording") for x in X)
-    if not is_truth:
-        return X, y, groups
-    return [x.recording for x in X], [[x.spikes] for x in X], [x.dataset for x in X] if groups is None else groups
-
-
-def _labels(given: Given, groups: Any) -> list[Any]:
-    """Return the data set of each recording."""
-    if not given.is_list or groups is None:
-        return [0] * len(given.items)
-    if len(groups) != len(given.items):
-        raise DataError(f"groups has {len(groups)} entries for {len(given.items)} Recordings; expected one for each.")
-    return list(groups)

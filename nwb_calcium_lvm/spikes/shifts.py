@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
+from nwb_calcium_lvm.exceptions import DataError
 from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.spikes.clocks import integrate_over
 
@@ -34,3 +37,10 @@ def moved_and_smoothed(
             edges = np.concatenate([[0.0], np.cumsum(durations[a:b])])
             out[a:b] = integrate_over(out[a:b], edges + lag, edges) / durations[a:b, None]
     return out
+
+
+def checked_lag(lag: float) -> float:
+    """Return a shift in s as it is; DataError for what is none."""
+    if not isinstance(lag, Real) or not np.isfinite(float(lag)):
+        raise DataError(f"lag={lag!r} is not a shift. Expected s, such as -0.05.")
+    return float(lag)

@@ -171,9 +171,8 @@ def _held_out(batches: list[Batch], params: Any, graph: Any, recipe: Training, r
 def _optimiser(recipe: Training) -> optax.GradientTransformation:
     rate: Any = recipe.learning_rate
     if recipe.decay:
-        rate = optax.warmup_cosine_decay_schedule(
-            rate / 20, rate, min(100, max(recipe.steps // 10, 1)), recipe.steps, rate / 100
-        )
+        rise = min(100, max(recipe.steps // 10, 1), recipe.steps - 1)  # a fall of at least one step must follow
+        rate = optax.warmup_cosine_decay_schedule(rate / 20, rate, rise, recipe.steps, rate / 100)
     return optax.chain(optax.clip_by_global_norm(_CLIP), optax.adamw(rate, weight_decay=recipe.weight_decay))
 
 
