@@ -2,8 +2,9 @@
 
     NWB_CALCIUM_LVM_DATA=FOLDER python benchmarks/spike_robustness.py --checkpoints CHECKPOINTS
 
-Takes the weights that spike_folds.py has left in CHECKPOINTS: the default's seed 0, and the mean of all its seeds.
-Trains nothing but CASCADE's network for the noise level below, once (two minutes a set).
+Takes the weights that spike_folds.py has left in CHECKPOINTS: the default's seed 0, and the mean of its seeds 0 to 2.
+Trains nothing but CASCADE's network for the noise level below, for sets that the results do not hold yet (two minutes
+a set).
 
 - Frame rates: recordings that are fast enough are averaged to 100, 60, 30, 15 and 7.5 Hz.
 - Noise: white noise is added at 30 Hz (slower recordings: at their own rate) until the noise level is 4; beside
@@ -16,6 +17,7 @@ Trains nothing but CASCADE's network for the noise level below, once (two minute
 --weights FILE puts the dispersion found on left-out sets into a file of weights.
 """
 
+import argparse
 import json
 import os
 import time
@@ -83,22 +85,21 @@ def noisy_sets(neurons):
     return out
 
 
-def cascade_at_noise(args, neurons, noisy, keep=None):
-    """Scores of CASCADE's network, trained for level NU, on the left-out sets at that level."""
-    out = {}
+def cascade_at_noise(args, neurons, noisy, known, keep):
+    """Scores of CASCADE's network, trained for level NU, on the left-out sets at that level; ``known`` are kept."""
+    out = dict(known)
     for fold in FOLDS:
-        learned = [n for n in neurons if not n.dataset.startswith(fold)]
-        path = args.checkpoints / f"cascade-level-{NU:g}" / fold / "seed0.npz"
-        made = train_cascade(0, learned, NU, path)
-        out[fold] = at_noise(made, noisy[fold])
-        progress(f"{fold}: CASCADE at nu {NU:g}: {out[fold]['c30']:.3f}")
-        if keep is not None:
+        if fold not in out:
+            learned = [n for n in neurons if not n.dataset.startswith(fold)]
+            path = args.checkpoints / f"cascade-level-{NU:g}" / fold / "seed0.npz"
+            out[fold] = at_noise(train_cascade(0, learned, NU, path), noisy[fold])
             keep(out)
+        progress(f"{fold}: CASCADE at nu {NU:g}: {out[fold]['c30']:.3f}")
     return out
 
 
 def add(args, neurons, noisy):
-    """Put what needs none of the default's checkpoints beside what an earlier run has found."""
+    """Put what needs none of the default's checkpoints beside what is in the results."""
     path = args.out / "spike_robustness.json"
 
     def keep(**found):
@@ -110,8 +111,12 @@ def add(args, neurons, noisy):
     apart = interneurons(Path(os.environ["NWB_CALCIUM_LVM_DATA"]))
     show_interneurons(apart)
     results = keep(interneurons=apart)
-    of_cascade = cascade_at_noise(args, neurons, noisy, lambda found: keep(**{f"noise_{NU:g}_cascade": found}))
-    show_noise({"one network": results[f"noise_{NU:g}"], "CASCADE": of_cascade})
+    name = f"noise_{NU:g}"
+    of_cascade = cascade_at_noise(
+        args, neurons, noisy, results.get(f"{name}_cascade", {}), lambda found: keep(**{f"{name}_cascade": found})
+    )
+    ours = {k.removeprefix(f"{name}_"): v for k, v in results.items() if k.startswith(f"{name}_mean")}
+    show_noise({"one network": results[name], **ours, "CASCADE": of_cascade})
 
 
 def show_noise(compared):
@@ -141,13 +146,17 @@ def main():
     args.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
     args.add_argument("--weights", type=Path, help="file of weights to put the calibration into")
     args = args.parse_args()
-    began = time.perf_counter()
     warnings.simplefilter("ignore", DataWarning)
     neurons = read(Path(os.environ["NWB_CALCIUM_LVM_DATA"]))
     noisy = noisy_sets(neurons)
-    if args.add:
-        add(args, neurons, noisy)
-        return
+    if not args.add:
+        measure(args, neurons, noisy)
+    add(args, neurons, noisy)
+
+
+def measure(args, neurons, noisy):
+    """Measure the default's networks; of an earlier run only CASCADE's scores at noise are kept."""
+    began = time.perf_counter()
     rates, rates_of_mean, noise, noise_of_mean, pairs = {}, {}, {}, {}, {}
     for fold in FOLDS:
         there = sorted((args.checkpoints / "default" / fold).glob("seed[0-2].npz"))
@@ -164,7 +173,6 @@ def main():
         noise[fold], noise_of_mean[fold] = at_noise(s2s, noisy[fold]), at_noise(mean, noisy[fold])
         pairs[fold] = [predicted_counts(n.recording, [n.spikes], s2s.networks_, s2s.config_)[0] for n in left_out]
         progress(f"{fold}: {rates[fold]} nu {NU:g}: {noise[fold]['c30']:.3f}")
-    of_cascade = cascade_at_noise(args, neurons, noisy)
     intervals = {fold: coverage(pairs, fold) for fold in FOLDS}
     table(
         ["left out", *map(str, RATES)], [[f, *(f"{rates[f].get(f'{r:g}', np.nan):.3f}" for r in RATES)] for f in FOLDS]
@@ -172,8 +180,6 @@ def main():
     for name, found in (("One network", rates), (f"Mean of {len(members)}", rates_of_mean)):
         lost = {r: [v["30"] - v[r] for v in found.values() if {r, "30"} <= set(v)] for r in ("100", "60", "15", "7.5")}
         print(f"{name}, c30 lost from 30 Hz:", {r: f"{np.mean(d):.3f}" for r, d in lost.items()})
-    compared = {"one network": noise, f"mean of {len(members)}": noise_of_mean, "CASCADE": of_cascade}
-    show_noise(compared)
     table(
         ["left out", "predicted / true", *(f"{w:.3g} s" for w in WINDOWS)],
         [[f, f"{v['ratio']:.2f}", *(f"{c:.2f}" for c in v["coverage"])] for f, v in intervals.items()],
@@ -183,23 +189,22 @@ def main():
         ["Spikefinder", "set 4, p25", "c30", "set 5, p25", "c30"],
         [[k, *(f"{v[n][m]:.3f}" for n in ("4", "5") for m in ("p25", "c30"))] for k, v in unknown.items()],
     )
-    apart = interneurons(Path(os.environ["NWB_CALCIUM_LVM_DATA"]))
-    show_interneurons(apart)
+    path = args.out / "spike_robustness.json"
+    earlier = json.loads(path.read_text())["results"] if path.exists() else {}
     results = {
         "frame_rates": rates,
         f"frame_rates_mean_of_{len(members)}": rates_of_mean,
         f"noise_{NU:g}": noise,
         f"noise_{NU:g}_mean_of_{len(members)}": noise_of_mean,
-        f"noise_{NU:g}_cascade": of_cascade,
+        f"noise_{NU:g}_cascade": earlier.get(f"noise_{NU:g}_cascade", {}),
         "intervals": intervals,
         "spikefinder": unknown,
-        "interneurons": apart,
     }
-    weights = args.weights
-    args.checkpoints = args.weights = args.add = None  # folders of one machine are not part of the result
-    write("spike_robustness", args, began, results)
-    if weights is not None:
-        recalibrate(weights, pairs)
+    # Folders of one machine are not part of the result.
+    told = argparse.Namespace(**vars(args) | {"checkpoints": None, "weights": None, "add": None})
+    write("spike_robustness", told, began, results)
+    if args.weights is not None:
+        recalibrate(args.weights, pairs)
 
 
 def spikefinder(root):
