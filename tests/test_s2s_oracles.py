@@ -332,3 +332,13 @@ def test_frame_rates_outside_3_to_500_are_warned_of(rate, warned, recwarn, rng):
     x = 0.01 * np.sqrt(rate) * rng.normal(size=(200, 1))
     untrained().transform(Recording(x, timestamps=np.arange(200) / rate))
     assert any("frames per s; the networks are for" in str(w.message) for w in recwarn) is warned
+
+
+@pytest.mark.parametrize(("nu", "said"), [(0.08, "cleaner"), (0.12, None), (7.0, None), (9.0, "noisier")])
+def test_noise_levels_outside_those_of_training_are_warned_of(nu, said, recwarn, rng):
+    x = nu / 95.4 * np.sqrt(30.0) * rng.normal(size=(3000, 1))  # white noise of noise level nu
+    recording = Recording(x, sampling_rate=30.0)
+    result = untrained().infer(recording)
+    found = {w for w in ("cleaner", "noisier") if any(w in str(r.message) for r in recwarn)}
+    assert found == ({said} if said else set())
+    assert result["in_training_range"][0] == (said is None)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nwb_calcium_lvm.spikes.clocks import average_over, count_over, frame_edges, grid_edges, integrate_over
+from nwb_calcium_lvm.spikes.clocks import average_over, count_over, frame_edges, grid_edges, grid_over, integrate_over
 
 
 @pytest.fixture
@@ -80,3 +80,17 @@ def test_counts_keep_every_spike(rng):
 
 def test_a_spike_at_a_limit_belongs_to_what_begins_there():
     np.testing.assert_array_equal(count_over(np.array([0.0, 1.0, 1.0, 2.0]), np.array([0.0, 1.0, 2.0])), [1, 2])
+
+
+def test_one_frame_alone_is_held():
+    np.testing.assert_array_equal(average_over(np.array([[2.0, 3.0]]), np.array([7.0]), np.arange(4.0)), [[2, 3]] * 3)
+
+
+@pytest.mark.parametrize(("times", "n"), [([4.0], 1), ([0.0, 0.1, 0.3], 16), ([0.1, 0.8], 36), ([0.0, 0.301], 17)])
+def test_a_grid_reaches_from_the_first_frame_to_the_last(times, n):
+    edges = grid_over(np.array(times), 50.0)
+    middle = 0.5 * (edges[1:] + edges[:-1])
+    assert len(middle) == n
+    assert middle[0] == pytest.approx(times[0])
+    assert middle[-1] > times[-1] - 1e-9
+    np.testing.assert_allclose(np.diff(edges), 0.02)

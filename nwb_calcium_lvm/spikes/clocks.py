@@ -26,6 +26,13 @@ def grid_edges(start: float, n: int, rate: float) -> Array:
     return start + (np.arange(n + 1) - 0.5) / rate
 
 
+def grid_over(times: Array, rate: float) -> Array:
+    """Return the limits of the intervals of a regular clock that begins on the first time and holds the last."""
+    # What is a whole number of intervals but for rounding is one.
+    n = int(np.ceil((times[-1] - times[0]) * rate - 1e-9)) + 1
+    return grid_edges(float(times[0]), n, rate)
+
+
 def average_over(values: Array, times: Array, edges: Array) -> Array:
     """Average the linear interpolant of a trace over the intervals between successive edges.
 
@@ -33,7 +40,7 @@ def average_over(values: Array, times: Array, edges: Array) -> Array:
     ----------
     values : ndarray, shape (time,) or (time, roi)
     times : ndarray, shape (time,)
-        Increasing, in s. Before the first and after the last the value there is held.
+        Increasing, in s. Before the first and after the last the value there is held; so is that of one alone.
     edges : ndarray, shape (n + 1,)
         Increasing, in s.
 
@@ -41,6 +48,8 @@ def average_over(values: Array, times: Array, edges: Array) -> Array:
     -------
     ndarray, shape (n,) or (n, roi)
     """
+    if len(times) == 1:
+        return np.repeat(values, len(edges) - 1, axis=0)
     steps = np.diff(times)
     column = (...,) + (None,) * (values.ndim - 1)
     areas = 0.5 * (values[1:] + values[:-1]) * steps[column]

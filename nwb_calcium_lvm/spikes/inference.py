@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nwb_calcium_lvm.preprocessing import fill_missing
 from nwb_calcium_lvm.recording import Recording
-from nwb_calcium_lvm.spikes.clocks import average_over, frame_edges, grid_edges, integrate_over
+from nwb_calcium_lvm.spikes.clocks import average_over, frame_edges, grid_edges, grid_over, integrate_over
 from nwb_calcium_lvm.spikes.configs import S2SConfig
 from nwb_calcium_lvm.spikes.network import Architecture, context
 from nwb_calcium_lvm.spikes.traces import Scale, conditions_of, scale_of
@@ -102,9 +102,7 @@ def _segment_rates(
         traces = (filled - scale.baseline[rois]) / scale.divisor[rois]
         for a, b in recording.segments.bounds.tolist():
             times, _ = _clock(recording, a, b)
-            n = int(np.ceil((times[-1] - times[0]) * config.architecture.rate - 1e-9)) + 1
-            grid = grid_edges(float(times[0]), n, config.architecture.rate)
-            shown = average_over(traces[a:b], times, grid) if b - a > 1 else np.repeat(traces[a:b], n, axis=0)
+            shown = average_over(traces[a:b], times, grid_over(times, config.architecture.rate))
             found = run_networks(shown.T, conditions[rois], networks, config.architecture).T
             yield rois, (a, b), float(times[0]), found
 

@@ -13,7 +13,7 @@ from scipy.ndimage import uniform_filter1d
 from nwb_calcium_lvm.preprocessing import fill_missing
 from nwb_calcium_lvm.provenance import Segments
 from nwb_calcium_lvm.recording import Recording
-from nwb_calcium_lvm.spikes.clocks import average_over, grid_edges
+from nwb_calcium_lvm.spikes.clocks import average_over, grid_over
 from nwb_calcium_lvm.spikes.configs import S2SConfig
 from nwb_calcium_lvm.spikes.inference import Networks, scale_recording, seen_as
 from nwb_calcium_lvm.spikes.network import context
@@ -38,9 +38,9 @@ def layer_outputs(recording: Recording, networks: Networks, config: S2SConfig, m
     scale = scale_recording(recording, config)
     told = conditions_of(scale.noise / scale.divisor, scale.rate, seen_as(recording, config))
     times = recording.timestamps
-    n = int(np.ceil((times[-1] - times[0]) * shape.rate)) + 1
     trace = (fill_missing(recording.dff, recording.mask)[:, 0] - scale.baseline[0]) / scale.divisor[0]
-    shown = average_over(trace, times, grid_edges(float(times[0]), n, shape.rate))
+    shown = average_over(trace, times, grid_over(times, shape.rate))
+    n = len(shown)
     before, after = context(shape)
     padded = np.pad(shown, (before, -(-n // shape.stride) * shape.stride - n + after), mode="edge")
     network: Any = nnx.merge(networks.graph, networks.members[member])

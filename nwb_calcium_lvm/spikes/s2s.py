@@ -266,13 +266,21 @@ class S2SSpikeEstimator(SpikeEstimator):
             )
         if recording.units != "dff":
             return
-        nu = np.nan_to_num(found.noise_level)
-        outside = (nu > self.noise_range_[1]) & found.usable
-        if outside.any():
+        nu, (least, most) = found.noise_level, self.noise_range_
+        noisier, cleaner = (nu > most) & found.usable, (nu < least) & found.usable
+        if noisier.any():
             warnings.warn(
-                f"{outside.sum()} of {len(nu)} ROIs are noisier (ν up to {nu[outside].max():.3g} %/√Hz) than "
-                f"what the networks were trained on (up to {self.noise_range_[1]:g}): "
-                f"{shorten(found.roi_ids[outside])}. Their rates are hardly more than a guess.",
+                f"{noisier.sum()} of {len(nu)} ROIs are noisier (ν up to {nu[noisier].max():.3g} %/√Hz) than "
+                f"what the networks were trained on (up to {most:g}): {shorten(found.roi_ids[noisier])}. Their rates "
+                "are hardly more than a guess.",
+                DataWarning,
+                stacklevel=4,
+            )
+        if cleaner.any():
+            warnings.warn(
+                f"{cleaner.sum()} of {len(nu)} ROIs are cleaner (ν down to {nu[cleaner].min():.3g} %/√Hz) than what "
+                f"the networks were trained on (from {least:g}): {shorten(found.roi_ids[cleaner])}. Traces that were "
+                "denoised, smoothed or interpolated are; pass them as recorded.",
                 DataWarning,
                 stacklevel=4,
             )
@@ -401,7 +409,8 @@ class S2SSpikeEstimator(SpikeEstimator):
 
     def _parameters(self, found: Findings, units: str) -> dict[str, NamedArray]:
         parameters = super()._parameters(found, units)
-        trusted = (np.nan_to_num(found.noise_level, nan=np.inf) <= self.noise_range_[1]) & found.usable
+        least, most = self.noise_range_
+        trusted = (found.noise_level >= least) & (found.noise_level <= most) & found.usable  # False where ν is NaN
         parameters["in_training_range"] = NamedArray(
             trusted, ("roi",), "bool", "Whether the noise level lies in the range that the networks were trained on."
         )
