@@ -5,7 +5,8 @@ The density of a sample depends on all of its past, so that ``log p(y | eta)`` o
 given all of the trace: the derivative runs back through the filter, as a smoother does. All else is as in
 :mod:`.spikes`, but for two approximations: the filter's belief about calcium is made normal after each frame, hence
 ``log Z`` is convex, and a step of the weights sure to go up, only as far as that holds; and the mean rate, not its
-spread, drives calcium through frames that are not scored (in gaps).
+spread, drives calcium through frames that are not scored (in gaps). The counts of single frames may come out below
+zero; they are kept, since only the slope as it is leads up.
 
 Traces are cut into pieces that are filtered side by side, each with some frames before it to settle the filter.
 """

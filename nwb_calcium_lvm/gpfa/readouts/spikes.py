@@ -57,8 +57,7 @@ class SpikeReadout:
         derivatives = jax.value_and_grad(log_density, argnums=(0, 1), has_aux=True)
         (_, value), (slope, by_params) = derivatives(mean, weights.params)
         rate = jnp.exp(mean)
-        # Never below zero, but for rounding and for likelihoods that are an approximation.
-        counts = jnp.where(block.scored, jnp.maximum(slope + rate, 0.0), 0.0)
+        counts = jnp.where(block.scored, slope + rate, 0.0)
         expected = jnp.where(block.scored, jnp.exp(mean + 0.5 * spread), 0.0)
         bound = value + jnp.where(block.scored, rate - expected, 0.0).sum(axis=0)
         if learn:
