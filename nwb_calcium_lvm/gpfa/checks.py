@@ -40,6 +40,8 @@ def check_parameters(estimator: Any) -> None:
     if rate is not None and (not isinstance(rate, Real) or not 0 < float(rate) < np.inf):
         raise ValueError(f"sampling_rate={rate!r}; expected frames per second, above 0, or None.")
     _check_engine(estimator)
+    if estimator.observation == "calcium_noisy" and estimator.ar_order > 2:
+        raise ValueError(f'ar_order={estimator.ar_order!r}; observation="calcium_noisy" takes 1 or 2.')
 
 
 def _check_engine(estimator: Any) -> None:
@@ -53,6 +55,11 @@ def _check_engine(estimator: Any) -> None:
         raise ValueError(
             f"inference={estimator.inference!r} works with the RBF kernel only, and kernel={estimator.kernel!r}; "
             "expected kernel='rbf', or inference='kalman'."
+        )
+    if estimator.inference == "blackbox" and estimator.observation == "calcium_noisy":
+        raise ValueError(
+            "inference='blackbox' does not know observation='calcium_noisy', whose filter would run for every sample; "
+            "expected inference='fourier', or observation='calcium'."
         )
 
 

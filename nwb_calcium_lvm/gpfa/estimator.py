@@ -11,11 +11,11 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from nwb_calcium_lvm import observations
 from nwb_calcium_lvm._core.base import CalciumEstimator
 from nwb_calcium_lvm._core.coerce import Trials
 from nwb_calcium_lvm.exceptions import DataError
 from nwb_calcium_lvm.gpfa import checks, learned
+from nwb_calcium_lvm.gpfa.activity import expected_spikes
 from nwb_calcium_lvm.gpfa.cosmoothing import CoSmoothing, as_columns, predictive
 from nwb_calcium_lvm.gpfa.engines import Inferred, engine
 from nwb_calcium_lvm.gpfa.fitting import Climb, Settings
@@ -43,9 +43,10 @@ class CalciumGPFA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEsti
     ----------
     n_latents : int, default 3
         Number of latents. With ``ard=True`` it may be too large; else choose it by :meth:`score` on other trials.
-    observation : {"calcium", "ar_gaussian", "gaussian", "poisson"}, default "calcium"
-        What the latents drive: rates of spikes behind calcium; the AR residual, or the trace itself, linearly (the
-        classical GPFA); or rates of spike counts that are known.
+    observation : {"calcium", "calcium_noisy", "ar_gaussian", "gaussian", "poisson"}, default "calcium"
+        What the latents drive: rates of spikes behind calcium; the same with white noise on top of calcium, by a filter
+        (slower, and its bound is approximate); the AR residual, or the trace itself, linearly (the classical GPFA); or
+        rates of spike counts that are known.
     ar_order : int, default 1
         Order p of the autoregression: 1 for a fast rise, 2 where the rise takes several frames.
     kernel : {"matern32", "matern52", "rbf"}, default "matern32"
@@ -90,6 +91,8 @@ class CalciumGPFA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEsti
         these, ``latents = processes @ mixing_.T``, and ``process_loadings_`` are the loadings on them.
     ar_coefs_, spike_amplitude_, noise_variance_, baseline_ : ndarray, first axis roi
         α per frame, c in dF/F per spike, σ² in dF/F², and the trace without spikes. ``decay_time_`` in s.
+    measurement_variance_ : ndarray, shape (roi,)
+        τ², variance of the white noise on top of calcium, in dF/F² (calcium_noisy).
     elbo_history_ : ndarray, shape (1 + iteration,)
         Evidence lower bound on the training data in nats, with the weak priors on the weights; it never falls (but for
         ``inference="blackbox"``, whose bound is sampled).
@@ -134,6 +137,7 @@ class CalciumGPFA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEsti
     ar_coefs_: NDArray[np.floating]
     spike_amplitude_: NDArray[np.floating]
     noise_variance_: NDArray[np.floating]
+    measurement_variance_: NDArray[np.floating]
     baseline_: NDArray[np.floating]
     n_latents_: int
 
@@ -297,14 +301,8 @@ class CalciumGPFA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEsti
         return rate, rate * np.sqrt(np.expm1(spread))
 
     def _spikes(self, recording: Recording, found: Inferred) -> NDArray[np.floating]:
-        starts = np.zeros(recording.n_frames, bool)
-        starts[recording.segments.bounds[:, 0]] = True
-        y = np.where(recording.mask, recording.dff, 0.0)
         params = learned.weights_of(self).params
-        with jax.enable_x64(True):
-            model = observations.get(self.observation)
-            counts = model.expected_counts(y, self._drive(found)[0], params, recording.mask, starts=starts)
-            return np.asarray(counts)
+        return expected_spikes(self.observation, recording, self._drive(found)[0], params)
 
     # -- Scores ---------------------------------------------------------------------------------------------------
 

@@ -42,6 +42,9 @@ _MOST_INFERENCE = 100  # steps on the sites for fixed weights, and the gain in n
 _PRECISION = 1e-9
 _ROUNDING = 1e-12  # of the bound: what counts as not falling
 _SETTLED = 3  # steps in a row that gain less than tol end the climb
+# Where calcium's parameters are fitted apart from the steps: after so many, and when the climb has settled.
+_STEPS_TO_FIRST_REVISION = 12
+_MOST_REVISIONS = 3
 
 
 @dataclass(frozen=True)
@@ -224,6 +227,7 @@ class State:
         self.converged = False
         self.stuck = False
         self.settled = 0
+        self.revisions = 0
         self.window: int | None = None
 
     @property
@@ -289,6 +293,34 @@ class Climber:
             # Where no step gains anything the climb is over; one that has never moved has not converged.
             state.stuck = gain == 0.0
             state.converged = state.settled >= _SETTLED or (state.stuck and len(state.history) > 1)
+            due = state.converged or (state.revisions == 0 and len(state.history) > _STEPS_TO_FIRST_REVISION)
+            if due and self.problem.plan.refine is not None and state.revisions < _MOST_REVISIONS:
+                self._revise(state)
+
+    def _revise(self, state: State) -> None:
+        """Fit the observation's parameters to the rates of now; each neuron keeps the likelier of old and new."""
+        plan, layout, weights = self.problem.plan, self.problem.layout, state.point.weights
+        assert plan.refine is not None
+        given = jax.tree.map(layout.by_roi, weights)
+        latents = np.asarray(state.outcome.posterior.mean)[: layout.n_frames]
+        found = plan.refine(given.params, latents @ given.loadings.T + given.offset)
+        new = to_device(jax.tree.map(layout.by_block, found))
+        tried, _ = self.look(state.point._replace(weights=weights._replace(params=new)))
+        better = tried.seen.by_roi > state.outcome.seen.by_roi
+        params = jax.tree.map(
+            lambda a, b: jnp.where(better.reshape(*better.shape, *[1] * (a.ndim - 2)), a, b), new, weights.params
+        )
+        point = state.point._replace(weights=weights._replace(params=params))
+        outcome, objective = self.look(point)
+        state.revisions += 1
+        gain = objective - state.objective
+        log.info("parameters of calcium fitted again: %.3g nats", gain)
+        if gain <= 0:
+            return
+        state.point, state.outcome, state.objective = point, outcome, objective
+        state.history.append(objective)
+        if gain / self.problem.n_samples >= self.settings.tol:
+            state.converged, state.stuck, state.settled = False, False, 0
 
     def _step(self, state: State) -> float:
         """One step, shortened until the objective does not fall; returns the gain, 0 if none is left."""
@@ -297,11 +329,11 @@ class Climber:
         if self.settings.learn_timescales:
             direction = np.clip(state.slope / state.curvature, -_LONGEST_STEP, _LONGEST_STEP)
         precision = self._precision(state.outcome.seen.weights)
-        fraction, turn = state.fraction, 1.0
+        fraction, turn, weights = state.fraction, 1.0, state.outcome.seen.weights
         for _ in range(_PATIENCE):
             low, high = self.problem.bounds
             point = Point(
-                state.outcome.seen.weights,
+                weights,
                 np.clip(old.log_timescale + turn * direction, low, high),
                 blend(old.sites, state.outcome.seen.target, jnp.asarray(fraction)),
                 precision,
@@ -310,6 +342,8 @@ class Climber:
             if objective >= state.objective - _ROUNDING * abs(state.objective):
                 break
             fraction, turn = 0.5 * fraction, 0.3 * turn
+            if not self.problem.plan.readout.monotone:
+                weights = jax.tree.map(lambda a, b: 0.5 * (a + b), old.weights, weights)
             log.debug("step %d shortened to %g", len(state.history), fraction)
         else:
             return 0.0

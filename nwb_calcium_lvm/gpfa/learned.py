@@ -10,11 +10,19 @@ from numpy.typing import NDArray
 from nwb_calcium_lvm.gpfa.plans import Plan, order_of, readout_of
 from nwb_calcium_lvm.gpfa.readouts import Latents, LinearParams, Weights
 from nwb_calcium_lvm.observations.calcium import CalciumParams
+from nwb_calcium_lvm.observations.calcium_noisy import CalciumNoisyParams
 from nwb_calcium_lvm.observations.poisson import PoissonParams
 from nwb_calcium_lvm.observations.starting import scored
 from nwb_calcium_lvm.recording import Recording
 
-_OF_ROIS = ("ar_coefs_", "spike_amplitude_", "noise_variance_", "baseline_", "mean_spikes_")
+_OF_ROIS = (
+    "ar_coefs_",
+    "spike_amplitude_",
+    "noise_variance_",
+    "measurement_variance_",
+    "baseline_",
+    "mean_spikes_",
+)
 
 
 def store(estimator: Any, weights: Weights, timescales: NDArray[np.floating], kept: NDArray[np.bool_]) -> None:
@@ -31,13 +39,17 @@ def store(estimator: Any, weights: Weights, timescales: NDArray[np.floating], ke
         if hasattr(estimator, name):  # of an earlier fit with another observation model
             delattr(estimator, name)
     params = weights.params
-    if isinstance(params, CalciumParams | LinearParams):
+    if isinstance(params, CalciumParams | CalciumNoisyParams | LinearParams):
         estimator.noise_variance_ = np.asarray(params.noise_variance)
         if params.ar_coefs.shape[1]:
             estimator.ar_coefs_ = np.asarray(params.ar_coefs)
-    if isinstance(params, CalciumParams):
+    if isinstance(params, CalciumParams | CalciumNoisyParams):
         estimator.spike_amplitude_ = np.asarray(params.spike_amplitude)
+    if isinstance(params, CalciumParams):
         estimator.baseline_ = params.intercept / (1.0 - params.ar_coefs.sum(axis=1))
+    if isinstance(params, CalciumNoisyParams):
+        estimator.baseline_ = np.asarray(params.baseline)
+        estimator.measurement_variance_ = np.asarray(params.measurement_variance)
 
 
 def orthonormal(
@@ -73,6 +85,14 @@ def weights_of(estimator: Any) -> Weights:
     if estimator.observation == "calcium":
         intercept = estimator.baseline_ * (1.0 - estimator.ar_coefs_.sum(axis=1))
         params = CalciumParams(estimator.ar_coefs_, estimator.spike_amplitude_, estimator.noise_variance_, intercept)
+    elif estimator.observation == "calcium_noisy":
+        params = CalciumNoisyParams(
+            estimator.ar_coefs_,
+            estimator.spike_amplitude_,
+            estimator.noise_variance_,
+            estimator.measurement_variance_,
+            estimator.baseline_,
+        )
     elif estimator.observation == "poisson":
         params = PoissonParams()
     else:

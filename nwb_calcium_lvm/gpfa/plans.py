@@ -10,16 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nwb_calcium_lvm.exceptions import DataError
-from nwb_calcium_lvm.gpfa.readouts import GaussianReadout, LinearParams, Readout, SpikeReadout, Weights
+from nwb_calcium_lvm.gpfa.readouts import GaussianReadout, LinearParams, NoisyReadout, Readout, SpikeReadout, Weights
 from nwb_calcium_lvm.observations import starting
 from nwb_calcium_lvm.observations.calcium import CalciumParams
+from nwb_calcium_lvm.observations.calcium_noisy import CalciumNoisyParams
+from nwb_calcium_lvm.observations.cell_starts import likelier_cells, prior_for
+from nwb_calcium_lvm.observations.cells import fit_cells, infer_cells
 from nwb_calcium_lvm.observations.poisson import PoissonParams
 from nwb_calcium_lvm.recording import Recording
 
-OBSERVATIONS = ("calcium", "ar_gaussian", "gaussian", "poisson")
+OBSERVATIONS = ("calcium", "calcium_noisy", "ar_gaussian", "gaussian", "poisson")
 
 _VARIANCE_FLOOR = 1e-6  # of a trace's own variance
 _RATE_FLOOR = 1e-3  # spikes per frame
+_CELL_FRAMES = 8192  # of longer recordings, what the parameters of noisy calcium are fitted to
+_REFINE_CALLS = 12  # of the filter, from parameters that are nearly right
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,9 @@ class Plan:
         The average eta and variance of the noise that the prior pulls to.
     to_data_units, to_fit_units : callable
         Map weights of the fit to weights for the traces as they are, and back.
+    refine : callable, optional
+        Maps parameters and log rates (time, roi) to parameters that are likelier at these rates, where the readout does
+        not learn its parameters at each step.
     """
 
     readout: Readout
@@ -56,6 +64,7 @@ class Plan:
     variance: NDArray[np.floating]
     to_data_units: Callable[[Weights], Weights]
     to_fit_units: Callable[[Weights], Weights]
+    refine: Callable[[Any, NDArray[np.floating]], Any] | None = None
 
     @property
     def has_spikes(self) -> bool:
@@ -70,12 +79,14 @@ class Plan:
 
 def order_of(observation: str, ar_order: int) -> int:
     """Frames of its past that a sample depends on."""
-    return ar_order if observation in ("calcium", "ar_gaussian") else 0
+    return ar_order if observation in ("calcium", "calcium_noisy", "ar_gaussian") else 0
 
 
 def readout_of(observation: str, ar_order: int) -> Readout:
     """Return the readout of the named observation model."""
     order = order_of(observation, ar_order)
+    if observation == "calcium_noisy":
+        return NoisyReadout(order=order)
     return GaussianReadout(order) if observation.endswith("gaussian") else SpikeReadout(observation, order)
 
 
@@ -86,6 +97,8 @@ def plan_for(observation: str, recording: Recording, ar_order: int) -> Plan:
     if observation == "poisson":
         return _counts(readout, recording)
     y, mean, sd = starting.standardise(recording.dff, recording.mask)
+    if isinstance(readout, NoisyReadout):
+        return _noisy(readout, recording, y, mean, sd)
     if readout.order:
         ar_coefs = starting.ar_start(y, recording.mask, first, readout.order)
         signal, kept = starting.residual(y, recording.mask, first, ar_coefs)
@@ -117,6 +130,37 @@ def _calcium(readout: Readout, y: Any, mean: Any, sd: Any, signal: Any, kept: An
 
     params = CalciumParams(ar_coefs, amplitude, noise, intercept)
     return Plan(readout, y, mean, sd, kept, rate, params, np.log(average), noise, to_data_units, to_fit_units)
+
+
+def _noisy(readout: Readout, recording: Recording, y: Any, mean: Any, sd: Any) -> Plan:
+    mask, first = recording.mask, recording.segments.bounds[:, 0]
+    prior = prior_for(recording.indicator, recording.sampling_rate)
+    settings = {"ar_order": readout.order, "prior": prior, "max_frames": _CELL_FRAMES}
+    start, log_rate = likelier_cells(y, mask, first, settings)
+    kept = starting.scored(mask, first, readout.order)
+    counts = np.where(kept, infer_cells(y, mask, first, start, log_rate).count_mean, 0.0)
+    average = np.maximum(np.exp(log_rate), _RATE_FLOOR)
+
+    def refine(params: CalciumNoisyParams, log_rate: NDArray[np.floating]) -> CalciumNoisyParams:
+        found = fit_cells(y, mask, first, start=params, log_rate=log_rate, max_calls=_REFINE_CALLS, **settings)
+        return found.params
+
+    def to_data_units(weights: Weights) -> Weights:
+        p = weights.params
+        noise = p.noise_variance * sd**2, p.measurement_variance * sd**2
+        params = CalciumNoisyParams(p.ar_coefs, p.spike_amplitude * sd, *noise, p.baseline * sd + mean)
+        return weights._replace(params=params)
+
+    def to_fit_units(weights: Weights) -> Weights:
+        p = weights.params
+        noise = p.noise_variance / sd**2, p.measurement_variance / sd**2
+        params = CalciumNoisyParams(p.ar_coefs, p.spike_amplitude / sd, *noise, (p.baseline - mean) / sd)
+        return weights._replace(params=params)
+
+    offset, variance = np.log(average), np.asarray(start.noise_variance)
+    return Plan(
+        readout, y, mean, sd, kept, counts, start, offset, variance, to_data_units, to_fit_units, refine
+    )  # fmt: skip
 
 
 def _gaussian(readout: Readout, y: Any, mean: Any, sd: Any, signal: Any, kept: Any, ar_coefs: Any) -> Plan:

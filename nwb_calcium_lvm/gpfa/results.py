@@ -14,6 +14,7 @@ from nwb_calcium_lvm.result import InferenceResult, NamedArray
 
 _NAMES = {
     "calcium": "calcium fluorescence with unseen Poisson spikes",
+    "calcium_noisy": "calcium fluorescence with unseen Poisson spikes and measurement noise",
     "ar_gaussian": "autoregressive Gaussian traces",
     "gaussian": "Gaussian traces",
     "poisson": "Poisson spike counts",
@@ -65,7 +66,7 @@ _ARRAYS = {
 
 
 def _parameters(estimator: Any, rate: float | None) -> dict[str, NamedArray]:
-    spikes = estimator.observation in ("calcium", "poisson")
+    spikes = not estimator.observation.endswith("gaussian")
     eta = "log spikes/frame" if spikes else "a.u."
     out = {
         "loadings": NamedArray(
@@ -89,6 +90,7 @@ def _parameters(estimator: Any, rate: float | None) -> dict[str, NamedArray]:
     for name, unit, text in (
         ("spike_amplitude", "dF/F", "Rise of the trace caused by one spike."),
         ("noise_variance", "(dF/F)^2", "Variance of the noise inside the autoregression, or of the trace."),
+        ("measurement_variance", "(dF/F)^2", "Variance of the white noise on top of calcium."),
         ("baseline", "dF/F", "Level of the trace without spikes."),
     ):
         if hasattr(estimator, f"{name}_"):

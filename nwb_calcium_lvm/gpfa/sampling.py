@@ -26,7 +26,7 @@ def sample_session(
     eta = processes @ weights.loadings.T + weights.offset
     latents = processes @ estimator.mixing_.T
     with jax.enable_x64(True):
-        if estimator.observation in ("calcium", "poisson"):
+        if not estimator.observation.endswith("gaussian"):
             key = jax.random.key(rng.randint(2**31 - 1))
             drawn = observations.get(estimator.observation).sample(key, eta, weights.params)
             return np.asarray(drawn.y), latents, np.asarray(drawn.counts)

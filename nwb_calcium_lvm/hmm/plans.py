@@ -29,7 +29,8 @@ from nwb_calcium_lvm.hmm.inference import Chain
 from nwb_calcium_lvm.hmm.propagation import Beliefs, believe
 from nwb_calcium_lvm.observations import starting
 from nwb_calcium_lvm.observations.calcium_noisy import CalciumNoisyParams
-from nwb_calcium_lvm.observations.cells import CellPrior, fit_cells
+from nwb_calcium_lvm.observations.cell_starts import likelier_cells, prior_for
+from nwb_calcium_lvm.observations.cells import fit_cells
 from nwb_calcium_lvm.recording import Recording
 
 OBSERVATIONS = ("calcium", "calcium_noisy", "ar_gaussian", "gaussian", "poisson")
@@ -37,7 +38,6 @@ OBSERVATIONS = ("calcium", "calcium_noisy", "ar_gaussian", "gaussian", "poisson"
 _VARIANCE_FLOOR = 1e-6  # of a trace's own variance
 _RATE_FLOOR = 1e-3  # spikes per frame, for starting values only
 _CELL_FRAMES = 8192  # of longer recordings, what calcium's parameters are fitted to
-_AGAIN_CALLS = 25  # of the filter, from twice the amplitude
 _REFINE_CALLS = 12  # of the filter, from parameters that are nearly right
 _COUNT_LIMITS = (8, 32)  # smallest and largest grid of spikes per frame that is chosen unasked
 
@@ -198,8 +198,8 @@ def _calcium_plan(y, mean, sd, signal, kept, ar_coefs, ar_prior, n_states, max_s
 
 def _noisy_plan(recording, y, mean, sd, n_states, ar_order, max_spikes, frames_per_s) -> Plan:
     mask, first = recording.mask, recording.segments.bounds[:, 0]
-    settings = {"ar_order": ar_order, "prior": _cell_prior(recording, frames_per_s), "max_frames": _CELL_FRAMES}
-    fixed, log_rate = _cells(y, mask, first, settings)
+    settings = {"ar_order": ar_order, "prior": prior_for(recording.indicator, frames_per_s), "max_frames": _CELL_FRAMES}
+    fixed, log_rate = likelier_cells(y, mask, first, settings)
     signal, kept = starting.residual(y, mask, first, np.asarray(fixed.ar_coefs))
     shift = np.asarray(fixed.baseline) * (1.0 - np.asarray(fixed.ar_coefs).sum(axis=1))
     largest = signal.max(axis=0, where=kept, initial=-np.inf) - shift
@@ -258,24 +258,6 @@ def _noisy_plan(recording, y, mean, sd, n_states, ar_order, max_spikes, frames_p
     )
 
 
-def _cells(y, mask, first, settings) -> tuple[CalciumNoisyParams, NDArray[np.floating]]:
-    """Calcium's parameters and log rate of each cell at one rate: the likelier of two fits.
-
-    Where steps are clear the fit may hold every spike for two; from twice the amplitude it finds one.
-    """
-    found = fit_cells(y, mask, first, **settings)
-    twice = found.params._replace(spike_amplitude=2.0 * np.asarray(found.params.spike_amplitude))
-    other = fit_cells(y, mask, first, start=twice, max_calls=_AGAIN_CALLS, **settings)
-    better = np.asarray(other.log_likelihood > found.log_likelihood)
-
-    def choose(one: Any, two: Any) -> NDArray[np.floating]:
-        one, two = np.asarray(one, float), np.asarray(two, float)
-        return np.where(better if one.ndim == 1 else better[:, None], two, one)
-
-    params = CalciumNoisyParams(*map(choose, found.params[:5], other.params[:5]))
-    return params, choose(found.log_rate, other.log_rate)
-
-
 def _alone(emission, y, mask, first, told, params, n_states) -> Beliefs:
     """Infer every cell's spikes at its own constant rate: the model with a single state."""
     with jax.enable_x64(True):
@@ -283,14 +265,6 @@ def _alone(emission, y, mask, first, told, params, n_states) -> Beliefs:
         data, told = pack_noisy(y, mask, first, told, chunk)
         model = Model(Chain(jnp.ones(1), jnp.ones((1, 1))), jax.tree.map(jnp.asarray, params))
         return believe(emission, model, data, told, chunk=chunk)
-
-
-def _cell_prior(recording: Recording, frames_per_s: float | None) -> CellPrior:
-    """Decay and rise times within a factor of about two of the indicator's, if one is named."""
-    if recording.indicator is None or frames_per_s is None:
-        return CellPrior()
-    decay, rise = (np.log(t * frames_per_s) for t in (recording.indicator.decay_time, recording.indicator.rise_time))
-    return CellPrior(decay=(float(decay), np.log(2.0)), rise=(float(rise), np.log(2.0)))
 
 
 def _gaussian_plan(y, mean, sd, signal, kept, ar_coefs, ar_prior, n_states, max_spikes) -> Plan:

@@ -11,6 +11,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.scipy.special import gammaln
 
@@ -62,21 +63,24 @@ def _mode(mean: Array, total: Array, log_rate: Array, amplitude: Array) -> Array
 
 
 def _alike(window: int, mean: Array, total: Array, log_rate: Array, amplitude: Array) -> Tilted:
-    """Sum by ratios of neighbours, ``term_{r+1} / term_r = exp(g - k r) / (r + 1)``: two exponentials in all."""
+    """Sum by ratios of neighbours, ``term_{r+1} / term_r = exp(g - k r) / (r + 1)``: three exponentials in all.
+
+    Not fewer: where single spikes are clear, the slope of a quotient of exponentials would be 0 times infinity.
+    """
     mode = _mode(mean, total, log_rate, amplitude)
     clearness = amplitude**2 / total
     step = jnp.exp(-clearness)
-    here = jnp.exp(log_rate + (amplitude * (mean - amplitude * mode)) / total - 0.5 * clearness)
-    tiny = jnp.finfo(mean.dtype).tiny ** 0.5
+    up = log_rate + (amplitude * (mean - amplitude * mode)) / total - 0.5 * clearness
+    most = 0.25 * float(np.log(jnp.finfo(mean.dtype).max))  # reached on the side where there are no counts to sum
     weight = jnp.ones_like(mean)
     norm, first, second = weight, jnp.zeros_like(mean), jnp.zeros_like(mean)
-    ratio = here
+    ratio = jnp.exp(jnp.minimum(up, most))
     for j in range(1, window - window // 2):
         weight = weight * ratio / (mode + j)
         ratio = ratio * step
         norm, first, second = norm + weight, first + j * weight, second + j**2 * weight
     weight = jnp.ones_like(mean)
-    ratio = step / jnp.maximum(here, tiny)
+    ratio = jnp.exp(jnp.minimum(-up - clearness, most))
     for j in range(1, window // 2 + 1):
         weight = weight * ratio * jnp.maximum(mode - (j - 1), 0.0)
         ratio = ratio * step

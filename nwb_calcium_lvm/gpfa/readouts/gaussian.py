@@ -29,6 +29,11 @@ class GaussianReadout:
 
     order: int = 0
 
+    @property
+    def monotone(self) -> bool:
+        """See :class:`~nwb_calcium_lvm.gpfa.readouts.protocol.Readout`."""
+        return True
+
     def look(self, weights: Weights, block: Block, latents: Latents, prior: Prior, *, learn: bool) -> Look:
         """See :class:`~nwb_calcium_lvm.gpfa.readouts.protocol.Readout`."""
         mean, spread = seen(weights.loadings, weights.offset, latents)

@@ -102,6 +102,11 @@ class Readout(Protocol):
         """How many past frames an observation depends on."""
         ...
 
+    @property
+    def monotone(self) -> bool:
+        """Whether improved weights are sure not to lower the bound; else steps may have to be shortened."""
+        ...
+
     def look(self, weights: Weights, block: Block, latents: Latents, prior: Prior, *, learn: bool) -> Look:
         """Evaluate the bound, improve the weights if asked to, and return the sites that raise the bound most."""
         ...

@@ -31,23 +31,27 @@ _HIDDEN = 0.7  # amplitude over noise sd from which on the likelihood's window o
 
 @dataclass(frozen=True)
 class SpikeReadout:
-    """Any observation model of the registry whose counts are Poisson.
-
-    ``learn_params`` maps (params, gradient of log p by params, expected counts, block, prior) to parameters that do
-    not lower the bound; None: they stay.
-    """
+    """Any observation model of the registry whose counts are Poisson and whose samples know a few frames of the past."""
 
     name: str
     order: int = 0
 
+    @property
+    def monotone(self) -> bool:
+        """See :class:`~nwb_calcium_lvm.gpfa.readouts.protocol.Readout`."""
+        return True
+
+    def log_likelihood(self, eta: Array, params: Any, block: Block) -> Array:
+        """Log density of each sample given its past at log rates eta, (T, B)."""
+        model = observations.get(self.name)
+        return model.log_likelihood(block.y, eta, params, block.observed, starts=block.starts)
+
     def look(self, weights: Weights, block: Block, latents: Latents, prior: Prior, *, learn: bool) -> Look:
         """See :class:`~nwb_calcium_lvm.gpfa.readouts.protocol.Readout`."""
         mean, spread = seen(weights.loadings, weights.offset, latents)
-        model = observations.get(self.name)
 
         def log_density(eta: Array, params: Any) -> tuple[Array, Array]:
-            value = model.log_likelihood(block.y, eta, params, block.observed, starts=block.starts)
-            value = jnp.where(block.scored, value, 0.0)
+            value = jnp.where(block.scored, self.log_likelihood(eta, params, block), 0.0)
             return value.sum(), value.sum(axis=0)
 
         derivatives = jax.value_and_grad(log_density, argnums=(0, 1), has_aux=True)
