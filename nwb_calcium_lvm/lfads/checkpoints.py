@@ -73,8 +73,8 @@ class Checkpoints:
         if differing:
             pairs = ", ".join(f"{k}: {other.get(k)!r} there, {self.identity.get(k)!r} now" for k in differing[:4])
             raise DataError(
-                f"{self.folder} holds checkpoints of another training ({pairs}). Pass another checkpoint_dir, or remove "
-                "this one to start anew."
+                f"{self.folder} holds checkpoints of another training ({pairs}). Pass another checkpoint_dir, or "
+                "remove this one to start anew."
             )
 
 

@@ -136,8 +136,8 @@ class CalciumLFADS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEst
 
     References
     ----------
-    Pandarinath et al. 2018 (LFADS). Zoltowski, Keeley, Pillow and colleagues (the calcium observation model). Keshtkaran
-    et al. 2022 (coordinated dropout, hyper-parameter search).
+    Pandarinath et al. 2018 (LFADS). Zoltowski, Keeley, Pillow and colleagues (the calcium observation model).
+    Keshtkaran et al. 2022 (coordinated dropout, hyper-parameter search).
 
     Examples
     --------
@@ -299,7 +299,7 @@ list of Recordings
         return self._joined(X, groups, "rates", self._rate("predict_rates"), return_std)
 
     def predict_inputs(self, X: Any, return_std: bool = False, *, groups: Any = None) -> Any:
-        """Return the posterior mean of the inferred inputs, (time, input), and their standard deviation if asked for."""
+        """Return the posterior mean of the inputs, (time, input), and their standard deviation if asked for."""
         return self._joined(X, groups, "inputs", 1.0, return_std)
 
     def _joined(self, X: Any, groups: Any, what: str, factor: float, return_std: bool) -> Any:

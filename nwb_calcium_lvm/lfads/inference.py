@@ -73,8 +73,8 @@ def infer(
     for a in range(0, n_windows, size):
         index = np.minimum(np.arange(a, a + size), n_windows - 1)  # the last fills up: one compilation
         found = _infer(model, weights, data.take(jnp.asarray(index)), jax.random.fold_in(key, a), n_draws)
-        parts.append(jax.tree.map(lambda x: np.asarray(x)[: n_windows - a], found))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        parts.append(found)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:n_windows], *parts)
 
 
 @partial(jax.jit, static_argnames=("model", "n_draws"))

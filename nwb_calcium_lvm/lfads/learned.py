@@ -137,9 +137,10 @@ def restore(estimator: Any, fitted: dict[str, Any]) -> Any:
     names = [f"session{i}" for i in range(shape.n_sessions)]
     estimator.scales_ = [Scale(*(np.asarray(fitted[f"{s}:{field}"]) for field in Scale._fields)) for s in names]
     estimator.session_roi_ids_ = [np.asarray(fitted[f"{s}:roi_ids"]) for s in names]
-    parts = [
-        {k.removeprefix(prefix): v for k, v in fitted.items() if k.startswith(prefix)}
-        for prefix in ("network:", "free:")
-    ]
-    _set(estimator, shape, *parts)
+    network, free = (_named(fitted, prefix) for prefix in ("network:", "free:"))
+    _set(estimator, shape, network, free)
     return estimator
+
+
+def _named(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}

@@ -86,7 +86,7 @@ def windows_of(segments: Segments, longest: int, overlap: float) -> Windows:
     bounds: list[tuple[int, int]] = []
     for a, b in segments.bounds:
         length = min(int(b - a), longest)
-        stride = max(1, int(round(length * (1.0 - overlap))))
+        stride = max(1, round(length * (1.0 - overlap)))
         n = 1 + -(-(int(b - a) - length) // stride)
         starts = np.round(np.linspace(a, b - length, n)).astype(int)
         bounds += [(int(s), int(s) + length) for s in starts]
