@@ -13,18 +13,17 @@ from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
 from nwb_calcium_lvm._core.base import CalciumEstimator
+from nwb_calcium_lvm._core.cosmoothing import CoSmoothing
 from nwb_calcium_lvm.exceptions import DataError
-from nwb_calcium_lvm.lfads import checks, fitting, inference, learned, sampling, sessions
+from nwb_calcium_lvm.lfads import checks, cosmoothing, fitting, learned, sampling, sessions
 from nwb_calcium_lvm.lfads.checkpoints import Checkpoints
-from nwb_calcium_lvm.lfads.inference import Inferred, Moments
+from nwb_calcium_lvm.lfads.inference import Moments
 from nwb_calcium_lvm.lfads.network import Architecture
 from nwb_calcium_lvm.lfads.objective import Hyper
+from nwb_calcium_lvm.lfads.recordings import infer_recording
 from nwb_calcium_lvm.lfads.results import build_result
 from nwb_calcium_lvm.lfads.training import Recipe, Trained, train
-from nwb_calcium_lvm.lfads.windows import Windows
 from nwb_calcium_lvm.observations.autoregression import decay_time
-from nwb_calcium_lvm.recording import Recording
-from nwb_calcium_lvm.result import InferenceResult
 
 
 class Forecast(NamedTuple):
@@ -235,9 +234,7 @@ list of Recordings
         problem = fitting.prepare(recordings, self.settings(rate), seed)
         trained = self._train(problem, seed)
         checks.check_finite(trained)
-        self.sampling_rate_, self.seed_ = rate, seed
-        self.session_roi_ids_ = [np.asarray(r.roi_ids) for r in recordings]
-        learned.store(self, problem, trained)
+        learned.store(self, recordings, seed, problem, trained)
         checks.warn(self)
         return self
 
@@ -307,7 +304,7 @@ list of Recordings
         given, numbers = sessions.to_infer(self, X, groups)
         out = []
         for trials, number in zip(given, numbers, strict=True):
-            found, windows = self._infer(trials.recording, number)
+            found, windows, _ = infer_recording(self, trials.recording, number, self.overlap)
             moments: Moments = getattr(found, what)
             n_rois = trials.recording.n_rois if what == "rates" else None
             mean, std = (trials.restore(factor * windows.join(x)[:, :n_rois]) for x in moments)
@@ -322,12 +319,38 @@ list of Recordings
         given, numbers = sessions.to_infer(self, X, groups)
         total, n = 0.0, 0
         for trials, number in zip(given, numbers, strict=True):
-            found, _, scored = self._infer_windows(trials.recording, number, overlap=0.0)
-            total += float(found.bound.sum()) - float((scored.sum(axis=(0, 1)) * np.log(self._scale(number).sd)).sum())
+            found, _, scored = infer_recording(self, trials.recording, number, 0.0)
+            log_scale = scored.sum(axis=(0, 1)) * np.log(self.scales_[number].sd)
+            total += float(found.bound.sum() - log_scale.sum())
             n += int(scored.sum())
         if n == 0:
             raise DataError("No sample of X can be scored: each needs observed frames before it in its trial.")
         return total / n
+
+    def cosmooth(self, X: Any, held_out: Any, *, groups: Any = None) -> CoSmoothing:
+        """Predict neurons from all others.
+
+        Parameters
+        ----------
+        X, groups
+            As in :meth:`fit`, of one session.
+        held_out : array_like of int, or of bool, shape (roi,)
+            Columns that the encoders do not see; their traces are used for the likelihood only.
+
+        Returns
+        -------
+        CoSmoothing
+            Rates with sd, and the likelihood of each neuron beside that of a constant rate.
+
+        Notes
+        -----
+        Train with ``coordinated_dropout`` above 0 for this: else the encoders have never done without a neuron.
+        """
+        check_is_fitted(self)
+        given, numbers = sessions.to_infer(self, X, groups)
+        if len(given) != 1:
+            raise DataError("cosmooth takes one recording at a time.")
+        return cosmoothing.cosmooth(self, given[0].recording, numbers[0], held_out)
 
     # -- Dynamics ---------------------------------------------------------------------------------------------------
 
@@ -358,12 +381,11 @@ list of Recordings
         """
         check_is_fitted(self)
         given, numbers = sessions.to_infer(self, X, groups)
-        out = [self._result(trials.recording, number) for trials, number in zip(given, numbers, strict=True)]
+        out = []
+        for trials, number in zip(given, numbers, strict=True):
+            found, windows, _ = infer_recording(self, trials.recording, number, self.overlap)
+            out.append(build_result(self, trials.recording, number, found, windows))
         return out if len(given) > 1 else out[0]
-
-    def _result(self, recording: Recording, number: int) -> InferenceResult:
-        found, windows = self._infer(recording, number)
-        return build_result(self, recording, number, found, windows)
 
     @property
     def decay_time_(self) -> Any:
@@ -377,22 +399,6 @@ list of Recordings
         return decay_time(self.ar_coefs_) / rate
 
     # -- Inside ---------------------------------------------------------------------------------------------------
-
-    def _infer(self, recording: Recording, number: int) -> tuple[Inferred, Windows]:
-        return self._infer_windows(recording, number, overlap=self.overlap)[:2]
-
-    def _infer_windows(
-        self, recording: Recording, number: int, *, overlap: float, hidden: NDArray[np.bool_] | None = None
-    ) -> tuple[Inferred, Windows, NDArray[np.bool_]]:
-        checks.check_rate(self, recording)
-        data, windows = learned.windowed(self, recording, number, overlap)
-        key = jax.random.key(self.seed_)
-        model, weights = learned.network_of(self)
-        found = inference.infer(model, weights, data, key, self.n_draws, hidden)
-        return found, windows, np.asarray(data.scored)[:, :, : recording.n_rois]
-
-    def _scale(self, number: int) -> fitting.Scale:
-        return self.scales_[number]
 
     @property
     def _n_features_out(self) -> int:

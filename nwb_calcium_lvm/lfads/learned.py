@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 from nwb_calcium_lvm import observations
 from nwb_calcium_lvm._core.pytrees import flatten, unflatten
 from nwb_calcium_lvm.lfads import parameters
-from nwb_calcium_lvm.lfads.data import Data, Session, gather
 from nwb_calcium_lvm.lfads.fitting import Problem, Scale, model_of
 from nwb_calcium_lvm.lfads.network import Architecture
 from nwb_calcium_lvm.lfads.objective import Model, Weights
 from nwb_calcium_lvm.lfads.training import Trained
-from nwb_calcium_lvm.lfads.windows import Windows, windows_of
 from nwb_calcium_lvm.recording import Recording
 
 _OF_PARAMETERS = ("ar_coefs", "spike_amplitude", "noise_variance", "measurement_variance", "gain")
 _PLAIN = ("sampling_rate_", "seed_", "n_iter_", "converged_", "n_samples_", "validation_score_", "window_frames_")
 
 
-def store(estimator: Any, problem: Problem, trained: Trained) -> None:
+def store(estimator: Any, recordings: list[Recording], seed: int, problem: Problem, trained: Trained) -> None:
     """Set the fitted attributes after training."""
+    estimator.sampling_rate_, estimator.seed_ = recordings[0].sampling_rate or estimator.sampling_rate, seed
+    estimator.session_roi_ids_ = [np.asarray(r.roi_ids) for r in recordings]
     estimator.scales_ = problem.scales
     estimator.window_frames_ = problem.window
     estimator.history_ = trained.history
@@ -86,16 +86,6 @@ def network_of(estimator: Any) -> tuple[Model, Weights]:
 @lru_cache(maxsize=8)
 def _like(shape: Architecture, observation: str) -> tuple[Model, Any]:
     return model_of(shape, observation)
-
-
-def windowed(estimator: Any, recording: Recording, number: int, overlap: float) -> tuple[Data, Windows]:
-    """Return a recording of a session as the compiled functions want it."""
-    scale = estimator.scales_[number]
-    windows = windows_of(recording.segments, estimator.window_frames_, overlap)
-    y, innovations, _ = parameters.encode(recording, scale.mean, scale.sd, scale.encoding)
-    order = parameters.scored_order(estimator.observation, estimator.ar_order)
-    session = Session(y, innovations, recording.mask, windows)
-    return gather([session], order, estimator.shape_.n_rois, [number]), windows
 
 
 def data_parameters(estimator: Any, number: int) -> Any:

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from nwb_calcium_lvm import observations
 from nwb_calcium_lvm.lfads import checks, inference, learned
+from nwb_calcium_lvm.lfads.recordings import windowed
 from nwb_calcium_lvm.recording import Recording
 
 
 def forecast(estimator: Any, recording: Recording, number: int, n_frames: int) -> tuple[NDArray[np.floating], ...]:
     """Mean and sd of factors and of expected spikes per frame after each segment, each (segment, n_frames, ...)."""
-    checks.check_rate(estimator, recording)
-    data, windows = learned.windowed(estimator, recording, number, estimator.overlap)
+    data, windows = windowed(estimator, recording, number, estimator.overlap)
     ends = np.flatnonzero(np.isin(windows.bounds[:, 1], recording.segments.bounds[:, 1]))
     model, weights = learned.network_of(estimator)
     key = jax.random.key(estimator.seed_)
