@@ -39,7 +39,7 @@ class Data(NamedTuple):
     valid: Array
     session: Array
 
-    def take(self, index: Array) -> Data:
+    def take(self, index: Any) -> Data:
         """Return the windows of that index."""
         return jax.tree.map(lambda a: a[index], self)
 
@@ -69,7 +69,7 @@ def gather(sessions: Sequence[Session], order: int, n_rois: int, numbers: Sequen
         kept = np.stack([scored(m, np.zeros(1, int), order) for m in observed]) & valid[..., None]
         name = number if numbers is None else numbers[number]
         parts.append(
-            Data(
+            (
                 np.pad(windows.cut(y.astype(np.float32)), width),
                 np.pad(np.clip(windows.cut(innovations.astype(np.float32)), -_CLIP, _CLIP), width),
                 observed,

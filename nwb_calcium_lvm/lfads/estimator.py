@@ -151,6 +151,8 @@ class CalciumLFADS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEst
     n_iter_: int
     history_: NDArray[np.floating]
     session_roi_ids_: list[NDArray[Any]]
+    scales_: list[fitting.Scale]
+    ar_coefs_: Any
 
     def __init__(
         self,

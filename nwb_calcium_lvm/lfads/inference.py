@@ -108,7 +108,8 @@ def _infer(model: Model, weights: Weights, data: Data, key: Array, n_draws: int)
 
     found = [moments(*three) for three in zip(centre, firsts, seconds, strict=True)]
     bound, by_roi = jax.tree.map(lambda s: s / n_draws, sums)
-    return Inferred(*found, bound, by_roi)
+    factors, rates, initial, drawn = found
+    return Inferred(factors, rates, initial, drawn, bound, by_roi)
 
 
 def forecast(

@@ -81,7 +81,7 @@ def start(observation: str, recording: Recording, ar_order: int) -> Start:
         ar_coefs = starting.ar_start(y, recording.mask, first, order) if order else np.zeros((recording.n_rois, 0))
         residual, known = starting.residual(y, recording.mask, first, ar_coefs)
         params, rate = _parameters(observation, recording, y, residual, known, ar_coefs)
-        if order:
+        if isinstance(params, CalciumNoisyParams):  # which finds better ones than the start's
             ar_coefs = np.asarray(params.ar_coefs)
             residual, known = starting.residual(y, recording.mask, first, ar_coefs)
     n = np.maximum(known.sum(axis=0), 1)

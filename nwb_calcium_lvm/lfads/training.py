@@ -171,6 +171,7 @@ def epoch(
         value, gradient = jax.value_and_grad(loss)(
             weights, model, data, mine, hyper, ramp, jax.random.fold_in(key_steps, count)
         )
+        update: Any
         update, optimiser = _optimiser().update(gradient, optimiser)
         rate = hyper.learning_rate * _schedule(done / recipe.epochs)
         of_parameters = jnp.where(number >= recipe.ramp, _PARAMETER_RATE * rate, 0.0)
