@@ -108,7 +108,7 @@ def prepare(recordings: list[Recording], settings: Settings, seed: int) -> Probl
     DataError
         If there are too few windows, or windows too short.
     """
-    order = parameters.scored_order(settings.observation, settings.ar_order)
+    order = parameters.order_of(settings.observation, settings.ar_order)
     cuts = [_cut(r, settings, order) for r in recordings]
     starts = [parameters.start(settings.observation, r, settings.ar_order) for r in recordings]
     n_rois = max(r.n_rois for r in recordings)

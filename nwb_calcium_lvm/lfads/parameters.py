@@ -13,7 +13,7 @@ from nwb_calcium_lvm.observations import starting
 from nwb_calcium_lvm.observations.ar_gaussian import ARGaussianParams
 from nwb_calcium_lvm.observations.calcium import CalciumParams
 from nwb_calcium_lvm.observations.calcium_noisy import CalciumNoisyParams
-from nwb_calcium_lvm.observations.cells import fit_cells
+from nwb_calcium_lvm.observations.cells import fit_cells, rescaled
 from nwb_calcium_lvm.observations.gaussian import GaussianParams
 from nwb_calcium_lvm.observations.poisson import PoissonParams
 from nwb_calcium_lvm.recording import Recording
@@ -57,13 +57,8 @@ class Start(NamedTuple):
 
 
 def order_of(observation: str, ar_order: int) -> int:
-    """Frames of its past that a sample depends on."""
+    """Frames of its past that have to be observed for a sample to be scored: the same ones for all models of calcium."""
     return ar_order if observation in _WITH_PAST else 0
-
-
-def scored_order(observation: str, ar_order: int) -> int:
-    """Frames of its past without which a sample is not scored: the filter of the noisy model needs none."""
-    return 0 if observation == "calcium_noisy" else order_of(observation, ar_order)
 
 
 def start(observation: str, recording: Recording, ar_order: int) -> Start:
@@ -133,22 +128,13 @@ def _counts(recording: Recording):
 def to_data_units(params: Any, mean: NDArray[np.floating], sd: NDArray[np.floating]) -> Any:
     """Return parameters for the traces as given from those for traces with mean 0 and sd 1."""
     p = params
-    if isinstance(p, CalciumParams):
-        through = mean * (1.0 - p.ar_coefs.sum(axis=1))
-        return CalciumParams(p.ar_coefs, p.spike_amplitude * sd, p.noise_variance * sd**2, p.intercept * sd + through)
-    if isinstance(p, ARGaussianParams):
-        through = mean * (1.0 - p.ar_coefs.sum(axis=1))
-        return ARGaussianParams(p.ar_coefs, p.gain * sd, p.noise_variance * sd**2, p.intercept * sd + through)
+    if isinstance(p, CalciumNoisyParams):
+        return rescaled(p, mean, sd)
     if isinstance(p, GaussianParams):
         return GaussianParams(p.offset * sd + mean, p.gain * sd, p.noise_variance * sd**2)
-    if isinstance(p, CalciumNoisyParams):
-        return CalciumNoisyParams(
-            p.ar_coefs,
-            p.spike_amplitude * sd,
-            p.noise_variance * sd**2,
-            p.measurement_variance * sd**2,
-            p.baseline * sd + mean,
-        )
+    if isinstance(p, CalciumParams | ARGaussianParams):  # coefficients, step, variance, intercept
+        coefs, step, variance, intercept = p
+        return type(p)(coefs, step * sd, variance * sd**2, intercept * sd + mean * (1.0 - coefs.sum(axis=1)))
     return p
 
 

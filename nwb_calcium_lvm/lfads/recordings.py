@@ -37,7 +37,7 @@ def windowed(estimator: Any, recording: Recording, number: int, overlap: float) 
     scale = estimator.scales_[number]
     windows = windows_of(recording.segments, estimator.window_frames_, overlap)
     y, innovations, _ = parameters.encode(recording, scale.mean, scale.sd, scale.encoding)
-    order = parameters.scored_order(estimator.observation, estimator.ar_order)
+    order = parameters.order_of(estimator.observation, estimator.ar_order)
     session = Session(y, innovations, recording.mask, windows)
     return gather([session], order, estimator.shape_.n_rois, [number]), windows
 
