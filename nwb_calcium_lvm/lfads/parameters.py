@@ -57,7 +57,7 @@ class Start(NamedTuple):
 
 
 def order_of(observation: str, ar_order: int) -> int:
-    """Frames of its past that have to be observed for a sample to be scored: the same ones for all models of calcium."""
+    """Frames before a sample that have to be observed for it to be scored: the same for all models of calcium."""
     return ar_order if observation in _WITH_PAST else 0
 
 
