@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -81,15 +82,19 @@ def windows_of(segments: Segments, longest: int, overlap: float) -> Windows:
     longest : int
         Frames.
     overlap : float
-        Share of a window that it has in common with the next, at least; windows lie evenly.
+        Share of a window that it has in common with the next, at least; windows lie evenly. 0: none overlap.
     """
     bounds: list[tuple[int, int]] = []
-    for a, b in segments.bounds:
-        length = min(int(b - a), longest)
+    for a, b in segments.bounds.tolist():
+        length = min(b - a, longest)
         stride = max(1, round(length * (1.0 - overlap)))
-        n = 1 + -(-(int(b - a) - length) // stride)
-        starts = np.round(np.linspace(a, b - length, n)).astype(int)
-        bounds += [(int(s), int(s) + length) for s in starts]
+        n = 1 + -(-(b - a - length) // stride)
+        if overlap:
+            starts = np.round(np.linspace(a, b - length, n)).astype(int)
+            bounds += [(int(s), int(s) + length) for s in starts]
+        else:
+            edges = np.round(np.linspace(a, b, n + 1)).astype(int).tolist()
+            bounds += list(pairwise(edges))
     found = np.array(bounds)
     widest = int((found[:, 1] - found[:, 0]).max())
     return Windows(found, int(segments.bounds[-1, 1]), _GRAIN * -(-widest // _GRAIN))
