@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 _HOME = {
     "CalciumGPFA": "gpfa",
     "CalciumHMM": "hmm",
+    "CalciumLFADS": "lfads",
     "FilterSpikeEstimator": "spikes",
     "Indicator": "indicators",
     "InferenceResult": "result",
@@ -31,6 +32,7 @@ _MODULES = (
     "hmm",
     "indicators",
     "io",
+    "lfads",
     "metrics",
     "observations",
     "plotting",

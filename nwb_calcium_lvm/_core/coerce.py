@@ -57,7 +57,7 @@ def coerce(estimator: Any, X: Any, *, groups: Any = None, reset: bool) -> Trials
     if trials.form != "array":  # sklearn has counted the columns of plain arrays already
         _check_rois(estimator, trials, reset)
     if reset:
-        _check_shape(recording)
+        check_traces(recording)
     stated = X.sampling_rate if isinstance(X, Recording) else None  # readers say themselves where a file disagrees
     if rate is not None and stated is not None and abs(rate / stated - 1) > 0.02:
         warnings.warn(
@@ -195,11 +195,12 @@ def _check_rois(estimator: Any, trials: Trials, reset: bool) -> None:
             )
 
 
-def _check_shape(recording: Recording) -> None:
+def check_traces(recording: Recording, *, stacklevel: int = 6) -> None:
+    """Raise DataError where traces cannot be fitted: too few frames, constant ROIs, values that are no fluorescence."""
     n_frames, n_rois = recording.shape
     if n_frames < 2:
         raise DataError(f"X has {n_frames} frame; nothing can be fitted to it. Expected many frames, (time, roi).")
-    warn_if_transposed(recording, stacklevel=6)
+    warn_if_transposed(recording, stacklevel=stacklevel)
     unusable = ~recording.usable
     if unusable.any():
         names = ", ".join(str(i) for i in recording.roi_ids[unusable][:8])

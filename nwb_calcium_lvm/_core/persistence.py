@@ -16,6 +16,7 @@ from nwb_calcium_lvm.result import FittedState
 _CLASSES = {
     "CalciumGPFA": "nwb_calcium_lvm.gpfa",
     "CalciumHMM": "nwb_calcium_lvm.hmm",
+    "CalciumLFADS": "nwb_calcium_lvm.lfads",
     "FilterSpikeEstimator": "nwb_calcium_lvm.spikes",
     "OASISSpikeEstimator": "nwb_calcium_lvm.spikes",
     "S2SSpikeEstimator": "nwb_calcium_lvm.spikes",

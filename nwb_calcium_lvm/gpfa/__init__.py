@@ -5,7 +5,7 @@ The mathematics lies in :mod:`.kernels` and :mod:`.kalman` (latents), :mod:`.rea
 and :mod:`.vem` (the bound, and steps that raise it).
 """
 
-from nwb_calcium_lvm.gpfa.cosmoothing import CoSmoothing, leave_neuron_out
+from nwb_calcium_lvm._core.cosmoothing import CoSmoothing, leave_neuron_out
 from nwb_calcium_lvm.gpfa.estimator import CalciumGPFA
 
 __all__ = ["CalciumGPFA", "CoSmoothing", "leave_neuron_out"]

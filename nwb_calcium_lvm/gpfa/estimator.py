@@ -13,10 +13,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from nwb_calcium_lvm._core.base import CalciumEstimator
 from nwb_calcium_lvm._core.coerce import Trials
+from nwb_calcium_lvm._core.cosmoothing import CoSmoothing, as_columns
 from nwb_calcium_lvm.exceptions import DataError
 from nwb_calcium_lvm.gpfa import checks, learned
 from nwb_calcium_lvm.gpfa.activity import expected_spikes
-from nwb_calcium_lvm.gpfa.cosmoothing import CoSmoothing, as_columns, predictive
+from nwb_calcium_lvm.gpfa.cosmoothing import predictive
 from nwb_calcium_lvm.gpfa.engines import Inferred, engine
 from nwb_calcium_lvm.gpfa.fitting import Climb, Settings
 from nwb_calcium_lvm.gpfa.plans import Plan, order_of, plan_for

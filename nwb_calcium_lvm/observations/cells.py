@@ -162,7 +162,7 @@ def fit_cells(
         if start is None:
             begin, rate = start_cells(scaled, mask, first, ar_order, prior, vary_amplitude=vary_amplitude, drift=drift)
         else:
-            begin, rate = _rescaled(start, -middle / sd, 1.0 / sd), np.full(y.shape[1], 0.05)
+            begin, rate = rescaled(start, -middle / sd, 1.0 / sd), np.full(y.shape[1], 0.05)
         layout = _layout(ar_order, log_rate is None, vary_amplitude, drift)
         unknowns = _pack(begin, np.log(rate), layout)
         n_rois = y.shape[1]
@@ -183,7 +183,7 @@ def fit_cells(
         at, values, settled, calls, spread = (list(column) for column in zip(*found, strict=True))
         at = np.concatenate(at)
         params, rates = jax.tree.map(np.asarray, _unpack(at, layout))
-    params = _rescaled(params, middle, sd)
+    params = rescaled(params, middle, sd)
     likelihood = np.concatenate(values) - np.log(sd)
     return CellFit(
         params,
@@ -369,7 +369,7 @@ def _unpack(unknowns: Any, layout: Layout) -> tuple[CalciumNoisyParams, Any]:
     return params, unknowns[:, layout.rate] if layout.rate >= 0 else None
 
 
-def _rescaled(params: CalciumNoisyParams, shift: Any, scale: Any) -> CalciumNoisyParams:
+def rescaled(params: CalciumNoisyParams, shift: Any, scale: Any) -> CalciumNoisyParams:
     """Return the parameters of ``shift + scale y``."""
     squared = scale**2
     return CalciumNoisyParams(

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from nwb_calcium_lvm._core.pytrees import flatten, unflatten
 from nwb_calcium_lvm.exceptions import DataError
 from nwb_calcium_lvm.spikes.calibration import Calibration
 from nwb_calcium_lvm.spikes.configs import S2SConfig
 from nwb_calcium_lvm.spikes.inference import Networks
-from nwb_calcium_lvm.spikes.training import build, flatten, unflatten
+from nwb_calcium_lvm.spikes.training import build
 
 _FOLDER = "pretrained"
 
