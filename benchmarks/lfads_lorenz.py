@@ -67,9 +67,9 @@ def network(observation, truth, seed, epochs):
     began = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        lfads = CalciumLFADS(
-            4, observation=observation, n_generator=64, max_epochs=epochs, random_state=seed
-        ).fit(traces[:N_TRAIN])
+        lfads = CalciumLFADS(4, observation=observation, n_generator=64, max_epochs=epochs, random_state=seed).fit(
+            traces[:N_TRAIN]
+        )
     seconds = time.perf_counter() - began
     r2, by_trial = quality(lfads.transform(traces), truth.latents)
     found = {"r2": r2, "by_trial": by_trial, "score": lfads.score(traces[N_TRAIN:]), "seconds": seconds}
