@@ -62,7 +62,7 @@ def rates_in_trials(
     for row, roi in zip(grid, chosen, strict=True):
         trace = np.full(len(shown), np.nan)
         trace[frames] = unit_height(shown[frames, roi])
-        top = float(np.quantile(rates[frames, roi], 0.999)) or 1.0
+        top = float(np.quantile(rates[frames, roi] + 2 * doubt[frames, roi], 0.95)) or 1.0
         for ax, (a, b) in zip(row, bounds, strict=True):
             clock = _since_start(result, a, b)
             low, high = (np.maximum(rates[a:b, roi] + sign * 2 * doubt[a:b, roi], 0.0) for sign in (-1, 1))
@@ -202,7 +202,9 @@ def dynamics_overview(result: Any, recording: Any = None, *, title: str | None =
     has_inputs = "inputs" in result.arrays
     places = parts[-1].subfigures(1, 3 if has_inputs else 2, width_ratios=[1.0, 1.5, 1.0] if has_inputs else None)
     if n_factors >= 3:
-        latent_trajectories(result, ax=places[0].add_subplot(projection="3d"))
+        space: Any = places[0].add_subplot(projection="3d")
+        space.set_box_aspect(None, zoom=0.85)  # room for the labels
+        latent_trajectories(result, ax=space)
     else:
         loadings(result, ax=places[0].subplots())
     if has_inputs and in_trials:
@@ -229,6 +231,8 @@ def _beginning(result: Any, name: str, ax: Axes) -> None:
     bounds = np.asarray(result.segments.bounds)
     segments = Segments(np.minimum(bounds[bounds[:, 0] < stop], stop))
     values, std = (np.asarray(result[k])[:stop] for k in (name, f"{name}_std"))
+    if name == "factors":  # whose level is of no meaning: it trades off against the offsets of the rates
+        values = values - values.mean(axis=0)
     latents(values, std, name=name, time=_since_start(result, 0, stop), segments=segments, ax=ax)
     what = "trials" if result.segments.trial_ids is not None else "segments"
     ax.set_xlabel(_label(result) + (f", {what} side by side" if len(segments) > 1 else ""))
