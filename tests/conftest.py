@@ -16,3 +16,13 @@ def _compiled_programs_are_let_go():
 
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Compile without most optimisations: for networks this small that is the longer part of the time."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -174,9 +174,22 @@ def latents_summary(result: InferenceResult, seconds: float) -> str:
     return f"{_status(result, seconds)}\n{table(rows, header)}"
 
 
-def _status(result: InferenceResult, seconds: float) -> str:
+def dynamics_summary(result: InferenceResult, seconds: float) -> str:
+    """Return what a training has found: the bound on windows left out, and the decay of calcium."""
+    bounds = np.asarray(result.model["objective_history"])
+    lines = [
+        _status(result, seconds, "epochs"),
+        f"Bound on windows left out at the end: {bounds[-1]:.4g} nats per sample",
+    ]
+    if "decay_time" in result.parameters:
+        low, middle, high = np.quantile(result["decay_time"], [0.25, 0.5, 0.75])
+        lines.append(f"Decay of calcium: {middle:.3g} s in the median ROI, {low:.3g} to {high:.3g} s in half of them")
+    return "\n".join(lines)
+
+
+def _status(result: InferenceResult, seconds: float, unit: str = "iterations") -> str:
     status = "converged" if result.converged else "did not converge"
-    return f"{result.model['name']} {status} after {result.model['n_iter']} iterations, {seconds:.1f} s"
+    return f"{result.model['name']} {status} after {result.model['n_iter']} {unit}, {seconds:.1f} s"
 
 
 def _nothing(n_frames: int, n: int, last: str, unit: str, description: str, dtype: str = "f8") -> NamedArray:
@@ -206,6 +219,21 @@ def _arrays_of_gpfa(recording: Recording, estimator: Any) -> dict[str, NamedArra
     }
 
 
+def _arrays_of_lfads(recording: Recording, estimator: Any) -> dict[str, NamedArray]:
+    t, n = recording.shape
+    shapes = {
+        "factors": (estimator.n_factors, "factor", "a.u."),
+        "inputs": (estimator.n_controller_inputs, "input", "a.u."),
+    }
+    shapes["firing_rates"] = (n, "roi", "Hz")
+    return {
+        f"{name}{ending}": _nothing(t, size, axis, unit, f"{name} (LFADS).", "f4")
+        for name, (size, axis, unit) in shapes.items()
+        for ending in ("", "_std")
+        if size
+    }
+
+
 HMM = Model(
     "CalciumHMM",
     "nwb_calcium_lvm.hmm.checks",
@@ -221,6 +249,14 @@ GPFA = Model(
     _arrays_of_gpfa,
     latents_summary,
     "latent_overview",
+)
+LFADS = Model(
+    "CalciumLFADS",
+    "nwb_calcium_lvm.lfads.checks",
+    lambda estimator: f"{estimator.n_factors} factors and {estimator.n_controller_inputs} inputs",
+    _arrays_of_lfads,
+    dynamics_summary,
+    "dynamics_overview",
 )
 
 

@@ -5,6 +5,7 @@ and returns it. None shows or closes anything or touches the current pyplot figu
 ``ax.figure.savefig(...)``, or pass ``ax=plt.gca()`` to draw where pyplot is.
 """
 
+from nwb_calcium_lvm.plotting._dynamics import dynamics_overview, inferred_inputs, rates_in_trials, training_curves
 from nwb_calcium_lvm.plotting._events import states_around_event
 from nwb_calcium_lvm.plotting._latents import (
     latent_overview,
@@ -20,7 +21,9 @@ from nwb_calcium_lvm.plotting._style import state_colors
 from nwb_calcium_lvm.plotting._time import state_probabilities, states, traces
 
 __all__ = [
+    "dynamics_overview",
     "frequency_response",
+    "inferred_inputs",
     "latent_overview",
     "latent_trajectories",
     "latents",
@@ -31,11 +34,13 @@ __all__ = [
     "overview",
     "rates_against_traces",
     "rates_by_state",
+    "rates_in_trials",
     "spike_rates",
     "state_colors",
     "state_probabilities",
     "states",
     "states_around_event",
     "traces",
+    "training_curves",
     "transition_matrix",
 ]

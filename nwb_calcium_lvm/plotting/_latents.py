@@ -1,4 +1,4 @@
-"""Smooth latents: over time, in three dimensions, and what they do to each neuron."""
+"""Continuous latents, or factors: over time, in three dimensions, and what they do to each neuron."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nwb_calcium_lvm.plotting._model import likelihood_curve
 from nwb_calcium_lvm.plotting._style import ACCENT, FAINT, INK, new_axes, plain, state_colors, time_of, values_of
 from nwb_calcium_lvm.plotting._time import variability
 
-_ORANGE = "#D55E00"
+RATE = "#D55E00"  # colour of rates over traces
 _TRIALS = LinearSegmentedColormap.from_list("trials", ["#440154", "#31688e", "#35b779", "#fde725"])
 _MOST = 2000  # frames of rates shown at most, from the first
 
@@ -23,6 +23,7 @@ def latents(
     latents: Any,
     std: ArrayLike | None = None,
     *,
+    name: str | None = None,
     time: ArrayLike | None = None,
     segments: Any = None,
     ax: Axes | None = None,
@@ -35,6 +36,8 @@ def latents(
         Posterior means.
     std : array_like, shape (time, latent), optional
         Posterior standard deviations. Default: those of the result.
+    name : str, optional
+        What to draw of a result, such as ``"inputs"``, or what to call an array. Default: latents, or factors.
     time : array_like, shape (time,), optional
         Times in s. Default: those of the result, or frames.
     segments : Segments, optional
@@ -42,9 +45,10 @@ def latents(
     ax : Axes, optional
         Where to draw.
     """
-    values = _as_latents(latents)
-    if std is None and "latents_std" in getattr(latents, "arrays", {}):
-        std = values_of(latents, "latents_std")
+    name = name_of(latents) if name is None else name
+    values = _as_latents(latents, name)
+    if std is None and f"{name}_std" in getattr(latents, "arrays", {}):
+        std = values_of(latents, f"{name}_std")
     segments = getattr(latents, "segments", None) if segments is None else segments
     clock, label = time_of(latents, time, len(values))
     n_latents = values.shape[1]
@@ -67,14 +71,20 @@ def latents(
     ax.set_yticks(offsets, [str(i) for i in range(n_latents)])
     ax.set_ylim(offsets[-1] - 0.6 * step, 0.6 * step)
     ax.set_xlim(float(np.nanmin(clock_cut)), float(np.nanmax(clock_cut)))
-    ax.set_ylabel("Latent")
+    ax.set_ylabel(_one_of(name))
     ax.set_xlabel(label)
     plain(ax, left=False)
     return ax
 
 
 def latent_trajectories(
-    latents: Any, *, segments: Any = None, which: tuple[int, int, int] = (0, 1, 2), colors: Any = None, ax: Any = None
+    latents: Any,
+    *,
+    name: str | None = None,
+    segments: Any = None,
+    which: tuple[int, int, int] = (0, 1, 2),
+    colors: Any = None,
+    ax: Any = None,
 ) -> Any:
     """Draw three latents against each other, a line per trial, from dark (first) to bright (last).
 
@@ -84,6 +94,8 @@ def latent_trajectories(
     ----------
     latents : InferenceResult or array_like, shape (time, latent)
         Posterior means.
+    name : str, optional
+        As in :func:`latents`.
     segments : Segments, optional
         Trials. Default: those of the result.
     which : (int, int, int)
@@ -93,9 +105,10 @@ def latent_trajectories(
     ax : Axes3D, optional
         Where to draw.
     """
-    values = _as_latents(latents)
+    name = name_of(latents) if name is None else name
+    values = _as_latents(latents, name)
     if values.shape[1] < 3:
-        raise ValueError(f"There are {values.shape[1]} latents; expected at least 3 to draw in three dimensions.")
+        raise ValueError(f"There are {values.shape[1]} {name}; expected at least 3 to draw in three dimensions.")
     segments = getattr(latents, "segments", None) if segments is None else segments
     bounds = np.array([[0, len(values)]]) if segments is None else np.asarray(segments.bounds)
     if ax is None:
@@ -111,9 +124,9 @@ def latent_trajectories(
         for (a, b), color in zip(bounds, shades, strict=True):
             ax.plot(*path[a:b].T, color=color, lw=0.9)
             ax.scatter(*path[a : a + 1].T, color=color, s=12)
-    for name, latent in zip("xyz", which, strict=True):
-        getattr(ax, f"set_{name}label")(f"Latent {latent}", fontsize=9)
-        getattr(ax, f"{name}axis").set_pane_color((1.0, 1.0, 1.0, 0.0))
+    for axis, latent in zip("xyz", which, strict=True):
+        getattr(ax, f"set_{axis}label")(f"{_one_of(name)} {latent}", fontsize=9)
+        getattr(ax, f"{axis}axis").set_pane_color((1.0, 1.0, 1.0, 0.0))
     ax.tick_params(labelsize=7, colors=INK)
     return ax
 
@@ -155,7 +168,7 @@ def loadings(loadings: Any, *, roi_ids: ArrayLike | None = None, sort: bool = Tr
         ax.set_yticks([])
         ax.set_ylabel(f"ROI ({len(values)}{', sorted' if sort else ''})")
     ax.set_xticks(np.arange(values.shape[1]))
-    ax.set_xlabel("Latent")
+    ax.set_xlabel(_one_of(name_of(loadings)))
     ax.tick_params(length=0, labelsize=7)
     return plain(ax, left=False, bottom=False)
 
@@ -180,7 +193,7 @@ def rates_against_traces(
     """
     name = next((k for k in ("firing_rates", "trace_means", "expected_spikes") if k in result.arrays), None)
     if name is None:
-        raise ValueError("The result has neither firing_rates nor trace_means; expected a result of CalciumGPFA.")
+        raise ValueError("The result has neither firing_rates nor trace_means; expected a result with rates.")
     time = np.asarray(result.time, float)
     inside = np.arange(len(time)) < _MOST if window is None else (time >= window[0]) & (time <= window[1])
     shown = np.where(recording.mask, recording.dff, np.nan)
@@ -189,11 +202,11 @@ def rates_against_traces(
     clock = time[inside]
     for row, roi in enumerate(chosen):
         trace, rate = shown[inside, roi], np.asarray(result[name])[inside, roi]
-        ax.plot(clock, _unit(trace) - 1.15 * row, color=FAINT, lw=0.6)
-        ax.plot(clock, _unit(rate) - 1.15 * row, color=_ORANGE, lw=1.1)
+        ax.plot(clock, unit_height(trace) - 1.15 * row, color=FAINT, lw=0.6)
+        ax.plot(clock, unit_height(rate) - 1.15 * row, color=RATE, lw=1.1)
     ax.plot([], [], color=FAINT, lw=1.0, label="trace")
     label = {"firing_rates": "firing rate", "trace_means": "explained", "expected_spikes": "expected spikes"}[name]
-    ax.plot([], [], color=_ORANGE, lw=1.4, label=f"{label}, each to its own height")
+    ax.plot([], [], color=RATE, lw=1.4, label=f"{label}, each to its own height")
     ax.legend(
         loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, frameon=False, fontsize=8, ncols=2
     )  # fmt: skip
@@ -249,14 +262,23 @@ def _prior_share(result: Any, ax: Axes) -> None:
     plain(ax)
 
 
-def _as_latents(source: Any) -> NDArray[np.floating]:
-    values = np.asarray(values_of(source, "latents"), float)
+def name_of(source: Any) -> str:
+    """Return what a result's path is called: factors where it has those, else latents, as arrays are, too."""
+    return "factors" if "factors" in getattr(source, "arrays", {}) else "latents"
+
+
+def _one_of(name: str) -> str:
+    return name.removesuffix("s").capitalize()
+
+
+def _as_latents(source: Any, name: str) -> NDArray[np.floating]:
+    values = np.asarray(values_of(source, name), float)
     if values.ndim != 2:
-        raise ValueError(f"latents have shape {values.shape}; expected (time, latent).")
+        raise ValueError(f"{name} have shape {values.shape}; expected (time, {_one_of(name).lower()}).")
     return values
 
 
-def _unit(values: NDArray[np.floating]) -> NDArray[np.floating]:
+def unit_height(values: NDArray[np.floating]) -> NDArray[np.floating]:
     """Scale to 0 .. 1 by the bulk of the values."""
     finite = values[np.isfinite(values)]
     if len(finite) == 0:
