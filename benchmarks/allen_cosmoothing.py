@@ -104,7 +104,8 @@ def _as_numpy(pair):
 def predictor(model, traces, held_out):
     found = model.cosmooth(Recording(traces, sampling_rate=RATE), held_out)
     spikes = not model.observation.endswith("gaussian")
-    return (np.log(np.maximum(found.rates, 1e-9)) if spikes else found.rates), found.bits_per_sample
+    x = np.clip(np.log(np.maximum(np.nan_to_num(found.rates), 1e-9)), -14.0, 3.0) if spikes else found.rates
+    return x, found.bits_per_sample
 
 
 def main():

@@ -4,9 +4,9 @@
 
 30 neurons, 4,000 frames, 3 latents with squared-exponential kernels of length 250, 450 and 500 frames. R2 is that of
 the true latents regressed on the inferred ones, averaged over latents, and MSE the mean squared error of it
-(true latents have variance about 1). Every fit has its defaults but for what its name says. Spikes for the Poisson model
-are those of FilterSpikeEstimator, which needs no amplitude, rounded. The world `naomi` takes what lies between spikes
-and traces from NAOMi's cells, and needs their files: NWB_CALCIUM_LVM_DATA names the folder above `ground_truth`.
+(true latents have variance about 1). Every fit has its defaults but for what its name says. Spikes for the Poisson
+model are those of FilterSpikeEstimator, which needs no amplitude, rounded. The world `naomi` takes what lies between
+spikes and traces from NAOMi's cells, and needs their files: NWB_CALCIUM_LVM_DATA names the folder above `ground_truth`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import _naomi
 import numpy as np
 from numpy.typing import NDArray
 
-import _naomi
 from nwb_calcium_lvm import CalciumGPFA, FilterSpikeEstimator, Recording
 from nwb_calcium_lvm._core.smoothing import smooth_within
 from nwb_calcium_lvm.gpfa import start

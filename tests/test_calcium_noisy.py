@@ -350,3 +350,18 @@ def test_free_parameters_go_there_and_back():
     for a, b in zip(params, back, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9)
     assert calcium_noisy.constrain(calcium_noisy.unconstrain(parameters(1, 0.2))).drift_variance is None
+
+
+def test_slopes_where_spikes_are_very_clear():
+    """Noise of a thirtieth of a spike: the sum over counts has one term, and its slopes stay finite."""
+    with jax.enable_x64(True):
+        at = jnp.array([1.98]), jnp.array([1e-3]), jnp.array([-1.0]), jnp.array([1.0])
+
+        def sums(*at):
+            return sum(part.sum() for part in _tilt.poisson_tilt(17, *at, jnp.zeros(1), None)[:3])
+
+        slopes = jax.grad(sums, argnums=(0, 1, 2, 3))(*at)
+        for i, slope in enumerate(slopes):
+            step = 1e-6 * float(abs(at[i][0]))
+            ends = [sums(*(a + sign * step * (j == i) for j, a in enumerate(at))) for sign in (1, -1)]
+            assert float(slope[0]) == pytest.approx(float(ends[0] - ends[1]) / (2 * step), rel=1e-4)

@@ -31,7 +31,7 @@ def traces():
         *[("n_latents", value, "a whole number of at least 1") for value in (2.0, "3", None, True, -1)],
         *[(name, -1, "a number of at least 0") for name in ("tol", "prior_frames")],
         *[("tol", value, "a number of at least 0") for value in ("small", None, np.nan, np.inf)],
-        ("observation", "fluorescence", "one of calcium, ar_gaussian, gaussian, poisson"),
+        ("observation", "fluorescence", "one of calcium, calcium_noisy, ar_gaussian, gaussian, poisson"),
         ("kernel", "linear", "one of matern32, matern52"),
         ("inference", "magic", "one of auto, kalman"),
         ("ard", "yes", "True or False"),
@@ -45,6 +45,13 @@ def test_constructor_arguments(traces, name, value, expected):
         model.fit(traces)
     assert str(caught.value).startswith(f"{name}={value!r}; expected ")
     assert not hasattr(model, "loadings_")
+
+
+def test_what_noisy_calcium_does_not_take(traces):
+    with pytest.raises(ValueError, match='ar_order=3; observation="calcium_noisy" takes 1 or 2'):
+        small(observation="calcium_noisy", ar_order=3).fit(traces)
+    with pytest.raises(ValueError, match="inference='blackbox' does not know observation='calcium_noisy'"):
+        small(observation="calcium_noisy", kernel="rbf", inference="blackbox").fit(traces)
 
 
 @pytest.mark.parametrize("scale", [0.5, 500.0, [10.0, 1e6]])

@@ -173,6 +173,8 @@ def poisson():
     model, network = model_of(TINY, "poisson")
     network["initial_prior"][...] = jnp.array([[0.5], [np.log(0.8)]], jnp.float32)
     network["input_prior"]["log_variance"][...] = jnp.log(jnp.array([0.7]))
+    for name in ("to_initial", "to_inputs"):  # posteriors wider than the priors, for weights that are not extreme
+        network[name]["bias"][...] = jnp.array([0.0, np.log(20.0)])
     weights = Weights(network, {})
     y = np.array([[3, 0, 1, 2], [1, 0, 4, 0], [2, 1, 0, 1]])
     session = Session(

@@ -192,7 +192,7 @@ def dynamics_overview(result: Any, recording: Any = None, *, title: str | None =
     with_rates = recording is not None and "firing_rates" in result.arrays
     figure = Figure(figsize=(11.0, 9.6), layout="constrained")
     heights = [0.8 + 0.28 * n_factors, 4.4, 2.8] if with_rates else [0.8 + 0.28 * n_factors, 2.8]
-    parts = figure.subfigures(len(heights), 1, height_ratios=heights)
+    parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
     _beginning(result, "factors", parts[0].subplots())
     if with_rates and in_trials:
         rates_in_trials(result, recording, figure=parts[1])
@@ -200,7 +200,7 @@ def dynamics_overview(result: Any, recording: Any = None, *, title: str | None =
         until = float(np.asarray(result.time)[: _beginning_of(result)][-1])
         rates_against_traces(result, recording, window=(float(result.time[0]), until), ax=parts[1].subplots())
     has_inputs = "inputs" in result.arrays
-    places = parts[-1].subfigures(1, 3 if has_inputs else 2, width_ratios=[1.0, 1.5, 1.0] if has_inputs else None)
+    places: Any = parts[-1].subfigures(1, 3 if has_inputs else 2, width_ratios=[1.0, 1.5, 1.0] if has_inputs else None)
     if n_factors >= 3:
         space: Any = places[0].add_subplot(projection="3d")
         space.set_box_aspect(None, zoom=0.85)  # room for the labels

@@ -31,7 +31,7 @@ _HIDDEN = 0.7  # amplitude over noise sd from which on the likelihood's window o
 
 @dataclass(frozen=True)
 class SpikeReadout:
-    """Any observation model of the registry whose counts are Poisson and whose samples know a few frames of the past."""
+    """Any observation model of the registry with Poisson counts, a sample of which knows a few frames of the past."""
 
     name: str
     order: int = 0
