@@ -261,7 +261,7 @@ def test_memory_does_not_grow_with_the_number_of_rois(tmp_path):
         print([line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")][0])
     """
     peaks = []
-    for n_rois in (64, 512):
+    for n_rois in (64, 1024):
         folder = tmp_path / str(n_rois)
         folder.mkdir()
         plane = FakePlane(n_rois=4, n_frames=5_000)
@@ -275,6 +275,5 @@ def test_memory_does_not_grow_with_the_number_of_rois(tmp_path):
         )
         done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout.split()[-1]) / 1024)
-    assert (
-        peaks[1] - peaks[0] < 30
-    )  # MB, a block of what is written; the traces and neuropil of 448 more ROIs and their rates are 36
+    # MB. A block of what is written is 20 to 30; the traces and neuropil of 960 more ROIs and their rates would be 77.
+    assert peaks[1] - peaks[0] < 50

@@ -119,7 +119,7 @@ class CalciumLFADS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEst
     history_ : ndarray, shape (epoch, 2)
         Training loss, and bound on the windows left out, in nats per sample of the standardised traces.
     validation_score_ : float
-        The highest of these bounds in nats per sample of the traces as given.
+        The bound of the weights that were kept, in nats per sample of the traces as given.
     n_iter_, converged_, n_samples_, sampling_rate_, roi_ids_, session_roi_ids_
         How the fit went and on what. Converged: the bound on the windows left out had stopped rising.
 

@@ -36,7 +36,7 @@ def store(estimator: Any, recordings: list[Recording], seed: int, problem: Probl
     estimator.converged_ = bool(trained.stopped_early)
     scored = [np.asarray(part.scored) for part in problem.split]
     estimator.n_samples_ = int(sum(part.sum() for part in scored))
-    estimator.validation_score_ = float(trained.history[:, 1].max()) - _log_scale(problem, scored[1])
+    estimator.validation_score_ = trained.score - _log_scale(problem, scored[1])
     shape = nnx.merge(problem.model.graph, problem.weights.network).shape
     _set(estimator, shape, flatten(trained.weights.network), flatten(trained.weights.observation))
 

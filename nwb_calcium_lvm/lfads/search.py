@@ -285,5 +285,5 @@ def _finish(
     estimator.set_params(**{name: float(values[0]) for name, values in columns.items()})
     history = np.array(members.histories[best])
     stopped = int(history[:, 1].argmax()) < len(history) - estimator.patience
-    learned.store(estimator, recordings, seed, problem, Trained(weights, history, stopped))
+    learned.store(estimator, recordings, seed, problem, Trained(weights, float(members.scores[best]), history, stopped))
     return Search(estimator, table)

@@ -81,12 +81,15 @@ class Trained(NamedTuple):
     ----------
     weights : Weights
         The best.
+    score : float
+        Their held-out bound in nats per sample.
     history : ndarray, shape (epoch, 2)
         Training loss and held-out bound, in nats per sample.
     stopped_early : bool
     """
 
     weights: Weights
+    score: float
     history: NDArray[np.floating]
     stopped_early: bool
 
@@ -139,7 +142,8 @@ def train(
             keeper.keep(state, history)
         if not np.isfinite(history[-1]).all():
             break
-    return Trained(state.best, np.array(history).reshape(-1, 2), len(history) < recipe.epochs)
+    stopped_early = len(history) < recipe.epochs
+    return Trained(state.best, float(state.best_score), np.array(history).reshape(-1, 2), stopped_early)
 
 
 def _is_over(history: list[tuple[float, float]], recipe: Recipe) -> bool:
