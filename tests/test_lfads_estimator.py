@@ -1,5 +1,6 @@
 """CalciumLFADS from outside: what it returns, in which form and unit, and that a killed training goes on as it was."""
 
+import copy
 import logging
 import os
 import subprocess
@@ -406,6 +407,15 @@ def test_sessions_share_dynamics_and_keep_their_neurons(stitched, sessions):
     assert traces.shape == (2, 12, 4)
     assert factors.shape == (2, 12, 3)
     assert stitched.predict_inputs(sessions[0]).shape == (60, 0)
+
+
+def test_a_session_is_read_with_its_own_weights(stitched, sessions):
+    before = stitched.transform(sessions)
+    changed = copy.deepcopy(stitched)
+    name = next(k for k in changed.network_ if "read_in" in k)
+    changed.network_[name] = np.concatenate([0.0 * changed.network_[name][:1], changed.network_[name][1:]])
+    np.testing.assert_array_equal(changed.transform(sessions[1]), before[1])
+    assert np.abs(changed.transform(sessions[0]) - before[0]).max() > 1e-3
 
 
 def test_each_session_goes_to_its_own_file_with_the_whole_model(stitched, sessions, tmp_path):

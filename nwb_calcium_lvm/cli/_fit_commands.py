@@ -78,9 +78,7 @@ def fit_gpfa(
     out: Out = None,
     in_place: InPlace = False,
     n_latents: Annotated[int | None, typer.Option("--n-latents", "-k", help="Number of latents. Default: 3.")] = None,
-    observation: Annotated[
-        str | None, typer.Option(help="calcium, ar_gaussian, gaussian or poisson. Default: calcium.")
-    ] = None,
+    observation: Observation = None,
     ar_order: ArOrder = None,
     kernel: Annotated[str | None, typer.Option(help="matern32, matern52 or rbf. Default: matern32.")] = None,
     set_: Annotated[

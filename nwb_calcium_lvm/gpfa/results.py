@@ -8,17 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nwb_calcium_lvm._core.persistence import state_of
+from nwb_calcium_lvm.observations import DESCRIPTIONS
 from nwb_calcium_lvm.observations.autoregression import decay_time
 from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.result import InferenceResult, NamedArray
-
-_NAMES = {
-    "calcium": "calcium fluorescence with unseen Poisson spikes",
-    "calcium_noisy": "calcium fluorescence with unseen Poisson spikes and measurement noise",
-    "ar_gaussian": "autoregressive Gaussian traces",
-    "gaussian": "Gaussian traces",
-    "poisson": "Poisson spike counts",
-}
 
 
 def build_result(
@@ -37,7 +30,7 @@ def build_result(
         segments=recording.segments,
         model={
             "name": type(estimator).__name__,
-            "description": f"Gaussian-process factor analysis of {_NAMES[estimator.observation]} with "
+            "description": f"Gaussian-process factor analysis of {DESCRIPTIONS[estimator.observation]} with "
             f"{estimator.n_latents_} latents.",
             "hyperparameters": estimator.get_params(deep=False),
             "random_state": estimator.random_state if isinstance(estimator.random_state, int) else None,

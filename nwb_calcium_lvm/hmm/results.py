@@ -10,17 +10,10 @@ from numpy.typing import NDArray
 from nwb_calcium_lvm._core.persistence import state_of
 from nwb_calcium_lvm.hmm.engines import Inferred
 from nwb_calcium_lvm.hmm.learned import dwell_frames
+from nwb_calcium_lvm.observations import DESCRIPTIONS
 from nwb_calcium_lvm.observations.autoregression import decay_time
 from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.result import InferenceResult, NamedArray
-
-_NAMES = {
-    "calcium": "calcium fluorescence with unseen Poisson spikes",
-    "calcium_noisy": "calcium fluorescence with unseen Poisson spikes and measurement noise",
-    "ar_gaussian": "autoregressive Gaussian traces",
-    "gaussian": "Gaussian traces",
-    "poisson": "Poisson spike counts",
-}
 
 _OBJECTIVES = {"calcium_noisy": "log posterior density by expectation propagation (nats)"}
 
@@ -49,7 +42,8 @@ def build_result(estimator: Any, recording: Recording, found: Inferred) -> Infer
         segments=recording.segments,
         model={
             "name": type(estimator).__name__,
-            "description": f"Hidden Markov model of {_NAMES[estimator.observation]} with {estimator.n_states} states.",
+            "description": f"Hidden Markov model of {DESCRIPTIONS[estimator.observation]} with "
+            f"{estimator.n_states} states.",
             "hyperparameters": estimator.get_params(deep=False),
             "random_state": estimator.random_state if isinstance(estimator.random_state, int) else None,
             "n_iter": estimator.n_iter_,

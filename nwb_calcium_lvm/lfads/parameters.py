@@ -13,7 +13,8 @@ from nwb_calcium_lvm.observations import starting
 from nwb_calcium_lvm.observations.ar_gaussian import ARGaussianParams
 from nwb_calcium_lvm.observations.calcium import CalciumParams
 from nwb_calcium_lvm.observations.calcium_noisy import CalciumNoisyParams
-from nwb_calcium_lvm.observations.cells import fit_cells, rescaled
+from nwb_calcium_lvm.observations.cell_starts import likelier_cells, prior_for
+from nwb_calcium_lvm.observations.cells import rescaled
 from nwb_calcium_lvm.observations.gaussian import GaussianParams
 from nwb_calcium_lvm.observations.poisson import PoissonParams
 from nwb_calcium_lvm.recording import Recording
@@ -107,8 +108,10 @@ def _parameters(observation: str, recording: Recording, y: Any, residual: Any, k
             return GaussianParams(centre - spread * rate, spread, spread**2), rate
         return ARGaussianParams(ar_coefs, spread, spread**2, centre - spread * rate), rate
     if observation == "calcium_noisy":
-        fit = fit_cells(y, recording.mask, recording.segments.bounds[:, 0], ar_order=ar_coefs.shape[1])
-        return fit.params, np.exp(fit.log_rate)
+        prior = prior_for(recording.indicator, recording.sampling_rate)
+        first = recording.segments.bounds[:, 0]
+        params, log_rate = likelier_cells(y, recording.mask, first, {"ar_order": ar_coefs.shape[1], "prior": prior})
+        return params, np.exp(log_rate)
     intercept, amplitude, noise = starting.spike_start(residual, known)
     rate = np.where(known, (residual - intercept) / amplitude, 0.0).sum(axis=0) / n
     return CalciumParams(ar_coefs, amplitude, noise, intercept), rate

@@ -9,17 +9,11 @@ import numpy as np
 from nwb_calcium_lvm._core.persistence import state_of
 from nwb_calcium_lvm.lfads.inference import Inferred
 from nwb_calcium_lvm.lfads.windows import Windows
+from nwb_calcium_lvm.observations import DESCRIPTIONS
 from nwb_calcium_lvm.observations.autoregression import decay_time
 from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.result import InferenceResult, NamedArray
 
-_NAMES = {
-    "calcium": "calcium fluorescence with unseen Poisson spikes",
-    "calcium_noisy": "calcium fluorescence with unseen Poisson spikes and measurement noise",
-    "ar_gaussian": "autoregressive Gaussian traces",
-    "gaussian": "Gaussian traces",
-    "poisson": "Poisson spike counts",
-}
 _FACTOR, _ROI, _INPUT = ("time", "factor"), ("time", "roi"), ("time", "input")
 
 
@@ -38,8 +32,8 @@ def build_result(
         segments=recording.segments,
         model={
             "name": type(estimator).__name__,
-            "description": f"Latent factor analysis via dynamical systems of {_NAMES[estimator.observation]} with "
-            f"{estimator.n_factors} factors.",
+            "description": "Latent factor analysis via dynamical systems of "
+            f"{DESCRIPTIONS[estimator.observation]} with {estimator.n_factors} factors.",
             "hyperparameters": _plain(estimator.get_params(deep=False)),
             "random_state": estimator.random_state if isinstance(estimator.random_state, int) else None,
             "n_iter": estimator.n_iter_,

@@ -16,7 +16,17 @@ MODELS: dict[str, ObservationModel] = {
     "poisson": poisson,
 }
 
+DESCRIPTIONS = {
+    "ar_gaussian": "autoregressive Gaussian traces",
+    "calcium": "calcium fluorescence with unseen Poisson spikes",
+    "calcium_noisy": "calcium fluorescence with unseen Poisson spikes and measurement noise",
+    "gaussian": "Gaussian traces",
+    "poisson": "Poisson spike counts",
+}
+"""What each model takes the data for, as results say it."""
+
 __all__ = [
+    "DESCRIPTIONS",
     "MODELS",
     "ObservationModel",
     "Sample",
