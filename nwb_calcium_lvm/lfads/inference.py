@@ -80,9 +80,10 @@ def infer(
 @partial(jax.jit, static_argnames=("model", "n_draws"))
 def _infer(model: Model, weights: Weights, data: Data, key: Array, n_draws: int) -> Inferred:
     network = nnx.merge(model.graph, weights.network)
+    encoded = network.encode(data.batch(), key)
 
     def draw(key: Array):
-        out = network(data.batch(), key)
+        out = network.decode(encoded, data.batch(), key)
         found = log_likelihood(model, weights, data, out.log_rates)
         initial, inputs = divergences(network, data, out)
         values = (out.factors, jnp.exp(out.log_rates), out.initial_sample, out.input_sample)
@@ -123,10 +124,11 @@ def forecast(
 @partial(jax.jit, static_argnames=("model", "n_draws", "n_frames"))
 def _forecast(model: Model, weights: Weights, data: Data, key: Array, n_draws: int, n_frames: int):
     network = nnx.merge(model.graph, weights.network)
+    encoded = network.encode(data.batch(), key)
 
     def draw(key: Array) -> tuple[Array, Array]:
         key_past, key_future = jax.random.split(key)
-        out = network(data.batch(), key_past)
+        out = network.decode(encoded, data.batch(), key_past)
         drawn = _future_inputs(network, data, out, key_future, n_frames)
         factors = network.run_on(out.last, drawn)
         return factors, jnp.exp(network.rates_of(factors, data.session))

@@ -6,16 +6,17 @@ Axes: B windows, T frames, N neurons. A forward pass draws one sample of everyth
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from nwb_calcium_lvm.lfads.gates import advance
 from nwb_calcium_lvm.lfads.priors import AutoregressivePrior, Normal
+from nwb_calcium_lvm.lfads.recurrence import Product, recur, times
 
-_CLIP = 5.0  # largest activation of a recurrent unit
 _LEAST_VARIANCE = 1e-4  # of a posterior, so that no latent becomes a noiseless channel
 _START_VARIANCE = 0.1  # of initial conditions and inputs, before training
 _LOG_RATES = (-14.0, 7.0)  # outside, the exponential would be 0 or overflow in single precision
@@ -68,6 +69,21 @@ class Batch(NamedTuple):
     session: Array
 
 
+class Encoded(NamedTuple):
+    """What the encoders read off some windows.
+
+    Attributes
+    ----------
+    initial : Normal
+        Posterior of the initial condition, (B, n_initial).
+    driven : (T, B, 3 n_controller) array or None
+        What drives the controller; None without inputs.
+    """
+
+    initial: Normal
+    driven: Array | None
+
+
 class Pass(NamedTuple):
     """One forward pass.
 
@@ -105,20 +121,20 @@ class Cell(nnx.Module):
             3 * n,
             use_bias=False,
             rngs=rngs,
-            dtype=jnp.bfloat16 if half else None,
             kernel_init=nnx.initializers.variance_scaling(1.0, "fan_in", "normal"),
         )
         self.bias = nnx.Param(jnp.concatenate([jnp.zeros(n), jnp.ones(n), jnp.zeros(n)]))  # begin by remembering
-        self.n = n
+        self.n, self.half = n, half
 
-    def __call__(self, state: Array, driven: Array | float) -> Array:
-        """Return the next state, (B, n), from what :attr:`drive` made of the inputs of this frame."""
-        recurrent = self.recur(state).astype(state.dtype)
-        reset, keep, _ = jnp.split(driven + recurrent + self.bias[...], 3, axis=-1)
-        driven = jnp.broadcast_to(driven + self.bias[...], recurrent.shape)
-        candidate = jnp.tanh(driven[:, 2 * self.n :] + nnx.sigmoid(reset) * recurrent[:, 2 * self.n :])
-        keep = nnx.sigmoid(keep)
-        return jnp.clip(keep * state + (1.0 - keep) * candidate, -_CLIP, _CLIP)
+    def driven(self, x: Array) -> Array:
+        """What the inputs (..., n_in) of frames contribute, (..., 3 n)."""
+        if self.drive is None:
+            return jnp.broadcast_to(self.bias[...], (*x.shape[:-1], 3 * self.n))
+        return self.drive(x) + self.bias[...]
+
+    def kernel(self) -> Array:
+        """The recurrent matrix, (n, 3 n), in the type of its products."""
+        return self.recur.kernel[...].astype(jnp.bfloat16 if self.half else jnp.float32)
 
 
 class Encoder(nnx.Module):
@@ -136,15 +152,36 @@ class Encoder(nnx.Module):
 
 
 def _run(cell: Cell, x: Array, valid: Array, *, reverse: bool) -> tuple[Array, Array]:
-    def step(state: Array, frame: tuple[Array, Array]) -> tuple[Array, Array]:
-        driven, ok = frame
-        state = jnp.where(ok[:, None], cell(state, driven), state)
-        return state, state
-
     start = jnp.zeros((x.shape[1], cell.n), x.dtype)
-    assert cell.drive is not None
-    last, states = jax.lax.scan(step, start, (cell.drive(x), valid), reverse=reverse)
+    last, states = recur(_encode, {"own": cell.kernel()}, None, start, (cell.driven(x), valid), reverse=reverse)
     return states, last
+
+
+def _encode(product: Product, constants: None, state: Array, frame: tuple[Array, Array]) -> tuple[Array, Array]:
+    driven, ok = frame
+    state = jnp.where(ok[:, None], advance(state, driven, product("own", state)), state)
+    return state, state
+
+
+def _run_driven(product: Product, biases: tuple[Array, Array], carry: tuple[Array, Array, Array], frame: Any):
+    generator, controller, factors = carry
+    valid, keep, noise, driven = frame
+    ok = valid[:, None]
+    after = advance(controller, driven + product("feedback", factors), product("controller", controller))
+    mean, log_variance = _posterior(product("to_inputs", after) + biases[0])
+    drawn = mean + jnp.exp(0.5 * log_variance) * noise
+    ahead = advance(generator, product("drive", drawn) + biases[1], product("generator", generator))
+    ahead = jnp.where(ok, ahead, generator)
+    factors = product("factors", ahead * keep)
+    return (ahead, jnp.where(ok, after, controller), factors), (factors, mean, log_variance, drawn)
+
+
+def _run_free(product: Product, bias: Array, generator: Array, frame: Any):
+    valid, keep = frame
+    recurrent = product("generator", generator)
+    ahead = advance(generator, jnp.broadcast_to(bias, recurrent.shape), recurrent)
+    ahead = jnp.where(valid[:, None], ahead, generator)
+    return ahead, product("factors", ahead * keep)
 
 
 class LFADSNetwork(nnx.Module):
@@ -172,50 +209,56 @@ class LFADSNetwork(nnx.Module):
 
     def __call__(self, batch: Batch, key: Array, dropout: Array | float = 0.0) -> Pass:
         """Draw initial conditions and inputs given what is read, and run the generator."""
-        keys = iter(jax.random.split(key, 6))
+        key_in, key_out = jax.random.split(key)
+        return self.decode(self.encode(batch, key_in, dropout), batch, key_out, dropout)
+
+    def encode(self, batch: Batch, key: Array, dropout: Array | float = 0.0) -> Encoded:
+        """What the encoders make of the traces; without dropout it holds for every draw."""
+        key_ends, key_time = jax.random.split(key)
         x = jnp.einsum("btn,bnd->tbd", batch.inputs, self.read_in[...][batch.session])
-        valid = batch.valid.T
-        _, ends = self.initial_encoder(x, valid)
-        initial = _posterior(self.to_initial(_drop(next(keys), ends, dropout)))
-        sample = initial.draw(next(keys))
-        n_batch, n_inputs = sample.shape[0], self.shape.n_inputs
-        noise = jax.random.normal(next(keys), (len(x), n_batch, n_inputs))
-        frames: list[Array] = [valid, noise]
-        if n_inputs:
-            over_time, _ = self.input_encoder(x, valid)
-            assert self.controller.drive is not None
-            frames.append(self.controller.drive(_drop(next(keys), over_time, dropout)))
-        keep = _kept(next(keys), (len(x), n_batch, self.shape.n_generator), dropout)
-        (last, _, _), (factors, mean, log_variance, drawn) = self._unroll(sample, frames, keep)
+        _, ends = self.initial_encoder(x, batch.valid.T)
+        initial = _posterior(self.to_initial(_drop(key_ends, ends, dropout)))
+        if not self.shape.n_inputs:
+            return Encoded(initial, None)
+        over_time, _ = self.input_encoder(x, batch.valid.T)
+        return Encoded(initial, self.controller.driven(_drop(key_time, over_time, dropout)))
+
+    def decode(self, encoded: Encoded, batch: Batch, key: Array, dropout: Array | float = 0.0) -> Pass:
+        """Draw initial conditions and inputs, and run the generator."""
+        key_initial, key_noise, key_keep = jax.random.split(key, 3)
+        sample = encoded.initial.draw(key_initial)
+        n_batch, n_frames = batch.valid.shape
+        noise = jax.random.normal(key_noise, (n_frames, n_batch, self.shape.n_inputs))
+        keep = _kept(key_keep, (n_frames, n_batch, self.shape.n_generator), dropout)
+        if encoded.driven is None:
+            last, factors = self._unroll(sample, (batch.valid.T, keep))
+            mean = log_variance = drawn = noise  # of no inputs
+        else:
+            last, stacked = self._unroll(sample, (batch.valid.T, keep, noise, encoded.driven))
+            factors, mean, log_variance, drawn = stacked
         inputs = Normal(_by_window(mean), _by_window(log_variance))
         factors = _by_window(factors)
         log_rates = self.rates_of(factors, batch.session)
-        return Pass(log_rates, factors, initial, sample, inputs, _by_window(drawn), last)
+        return Pass(log_rates, factors, encoded.initial, sample, inputs, _by_window(drawn), last)
 
-    def _unroll(self, sample: Array, frames: list[Array], keep: Array):
+    def _unroll(self, sample: Array, frames: tuple[Array, ...]):
         """Controller and generator, frame by frame."""
-        generator = self.to_generator(sample)
-        weights = self.factor_weights()
-        n_batch, s = len(sample), self.shape
-
-        def step(carry: tuple[Array, Array, Array], frame: tuple[list[Array], Array]):
-            generator, controller, factors = carry
-            (ok, noise, *encoded), keep = frame
-            mean = log_variance = drawn = jnp.zeros((n_batch, 0))
-            driven: Array | float = 0.0
-            after = controller
-            if s.n_inputs:
-                after = self.controller(controller, encoded[0] + self.feedback(factors))
-                mean, log_variance = _posterior(self.to_inputs(after))
-                drawn = mean + jnp.exp(0.5 * log_variance) * noise
-                assert self.generator.drive is not None
-                driven = self.generator.drive(drawn)
-            ahead = jnp.where(ok[:, None], self.generator(generator, driven), generator)
-            factors = (ahead * keep) @ weights
-            return (ahead, jnp.where(ok[:, None], after, controller), factors), (factors, mean, log_variance, drawn)
-
-        start = (generator, jnp.zeros((n_batch, s.n_controller)), generator @ weights)
-        return jax.lax.scan(step, start, (frames, keep))
+        s, weights, generator = self.shape, self.factor_weights(), self.to_generator(sample)
+        kernels = {"generator": self.generator.kernel(), "factors": weights}
+        if not s.n_inputs:
+            return recur(_run_free, kernels, self.generator.bias[...], generator, frames)
+        assert self.generator.drive is not None
+        kernels |= {
+            "controller": self.controller.kernel(),
+            "feedback": self.feedback.kernel[...],
+            "to_inputs": self.to_inputs.kernel[...],
+            "drive": self.generator.drive.kernel[...],
+        }
+        assert self.to_inputs.bias is not None
+        biases = (self.to_inputs.bias[...], self.generator.bias[...])
+        start = (generator, jnp.zeros((len(sample), s.n_controller)), generator @ weights)
+        (last, _, _), stacked = recur(_run_driven, kernels, biases, start, frames)
+        return last, stacked
 
     def factor_weights(self) -> Array:
         """Weights from the generator to the factors, (n_generator, F), each column of length 1."""
@@ -229,13 +272,13 @@ class LFADSNetwork(nnx.Module):
 
     def run_on(self, generator: Array, drawn: Array) -> Array:
         """Factors (B, T, F) of a generator that goes on from a state (B, n_generator) with inputs (B, T, n_inputs)."""
-        weights = self.factor_weights()
+        weights, kernel = self.factor_weights(), self.generator.kernel()
 
-        def step(state: Array, inputs: Array) -> tuple[Array, Array]:
-            state = self.generator(state, self.generator.drive(inputs) if self.generator.drive is not None else 0.0)
+        def step(state: Array, driven: Array) -> tuple[Array, Array]:
+            state = advance(state, driven, times(state, kernel))
             return state, state @ weights
 
-        return _by_window(jax.lax.scan(step, generator, jnp.swapaxes(drawn, 0, 1))[1])
+        return _by_window(jax.lax.scan(step, generator, self.generator.driven(jnp.swapaxes(drawn, 0, 1)))[1])
 
     def prior_of_initial(self) -> Normal:
         """The prior of the initial condition, learned."""

@@ -103,10 +103,8 @@ def divergences(network: LFADSNetwork, data: Data, out: Pass) -> tuple[Array, Ar
     return initial, jnp.where(data.valid, inputs, 0.0).sum(axis=1)
 
 
-def bound(model: Model, weights: Weights, data: Data, key: Array) -> Terms:
-    """One sample of the bound of each window, nothing hidden."""
-    network = nnx.merge(model.graph, weights.network)
-    out = network(data.batch(), key)
+def terms(model: Model, weights: Weights, network: LFADSNetwork, data: Data, out: Pass) -> Terms:
+    """The bound of each window from one forward pass through a network of these weights, nothing hidden."""
     total = log_likelihood(model, weights, data, out.log_rates).sum(axis=(1, 2))
     return Terms(total, *divergences(network, data, out))
 

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 
 from nwb_calcium_lvm.lfads.data import Data
-from nwb_calcium_lvm.lfads.objective import Hyper, Model, Weights, bound, loss
+from nwb_calcium_lvm.lfads.objective import Hyper, Model, Weights, loss, terms
 
 _NORM = 10.0  # largest norm of a gradient, in nats per sample and weight
 _WARM_UP = 0.05  # share of the epochs in which the learning rate rises
@@ -199,9 +200,12 @@ def epoch(
 def held_out(model: Model, weights: Weights, data: Data, key: Array) -> Array:
     """Bound in nats per scored sample, the mean of a few draws."""
 
+    network = nnx.merge(model.graph, weights.network)
+    encoded = network.encode(data.batch(), key)
+
     def one(key: Array) -> Array:
-        terms = bound(model, weights, data, key)
-        return (terms.log_likelihood - terms.initial - terms.inputs).sum()
+        found = terms(model, weights, network, data, network.decode(encoded, data.batch(), key))
+        return (found.log_likelihood - found.initial - found.inputs).sum()
 
     totals = jax.lax.map(one, jax.random.split(key, _VALIDATION_SAMPLES))
     return totals.mean() / jnp.maximum(data.scored.sum(), 1)
