@@ -27,6 +27,7 @@ _HOME = {
     "write_suite2p": "io",
 }
 _MODULES = (
+    "alignment",
     "exceptions",
     "gpfa",
     "hmm",
@@ -39,6 +40,7 @@ _MODULES = (
     "preprocessing",
     "simulate",
     "spikes",
+    "splitters",
 )
 
 __all__ = ["__version__", *sorted(_HOME), *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
