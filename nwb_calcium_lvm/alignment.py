@@ -1,7 +1,7 @@
 """States and latents of one population from two fits put into one order and one space, across sessions.
 
-A fit's states come in any order, and its latents in any axes. Where the same neurons were recorded twice, how a state or
-a latent shows in their rates tells which is which.
+A fit's states come in any order, and its latents in any axes. Where the same neurons were recorded twice, how a state
+or a latent shows in their rates tells which is which.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class StateAlignment(NamedTuple):
     Attributes
     ----------
     match : ndarray of int, shape (state,)
-        For each state of the other fit, that of the reference; ``match[states]`` renames a path. States of the other fit
-        beyond those of the reference get the numbers that follow.
+        For each state of the other fit, that of the reference; ``match[states]`` renames a path. States of the other
+        fit beyond those of the reference get the numbers that follow.
     similarity : ndarray, shape (state,)
         Correlation over neurons of the two states' log rates, each neuron's mean over states taken off; NaN for states
         without a partner. Near 0: not the same state.
@@ -144,21 +144,23 @@ def _common(
     reference: Any, other: Any, attribute: str, rois: tuple[ArrayLike, ArrayLike] | None, axis: int
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Values of the neurons that both have, in one order."""
-    values = [np.asarray(getattr(x, attribute, x), float) for x in (reference, other)]
+    models = (reference, other)
+    values = [np.asarray(getattr(x, attribute, x), float) for x in models]
     for x in values:
         if x.ndim != 2:
             raise DataError(
-                f"Received an array of shape {x.shape}. Expected a fitted model of one session, or an array of two axes."
+                f"Received an array of shape {x.shape}. Expected a fitted model of one session, or an array of two "
+                "axes."
             )
     if rois is None:
-        names = [getattr(x, "roi_ids_", np.arange(v.shape[axis])) for x, v in zip((reference, other), values, strict=True)]
-        _, *rois_found = np.intersect1d(*names, return_indices=True)
-        if all(not hasattr(x, "roi_ids_") for x in (reference, other)) and values[0].shape[axis] != values[1].shape[axis]:
+        sizes = [x.shape[axis] for x in values]
+        if sizes[0] != sizes[1] and not any(hasattr(x, "roi_ids_") for x in models):
             raise DataError(
-                f"The arrays have {values[0].shape[axis]} and {values[1].shape[axis]} neurons. Say with rois=(first, "
-                "second) which are the same."
+                f"The arrays have {sizes[0]} and {sizes[1]} neurons. Say with rois=(first, second) which are the same."
             )
-        rois = tuple(rois_found)
+        names = [getattr(x, "roi_ids_", np.arange(n)) for x, n in zip(models, sizes, strict=True)]
+        _, *found = np.intersect1d(*names, return_indices=True)
+        rois = tuple(found)
     chosen = [np.asarray(r) for r in rois]
     if len(chosen[0]) != len(chosen[1]) or len(chosen[0]) < 2:
         raise DataError(
