@@ -159,8 +159,8 @@ def _common(
                 f"The arrays have {sizes[0]} and {sizes[1]} neurons. Say with rois=(first, second) which are the same."
             )
         names = [getattr(x, "roi_ids_", np.arange(n)) for x, n in zip(models, sizes, strict=True)]
-        _, *found = np.intersect1d(*names, return_indices=True)
-        rois = tuple(found)
+        _, first, second = np.intersect1d(*names, return_indices=True)
+        rois = (first, second)
     chosen = [np.asarray(r) for r in rois]
     if len(chosen[0]) != len(chosen[1]) or len(chosen[0]) < 2:
         raise DataError(
