@@ -1,6 +1,7 @@
 """CalciumGPFA from outside: what it returns, in which form and unit, and that no step of a fit goes down."""
 
 import warnings
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -257,6 +258,18 @@ def test_co_smoothing_predicts_better_than_a_constant(fits):
     flat.process_loadings_ = np.zeros_like(flat.process_loadings_)
     flat.offset_ = np.log(X.mean(axis=0))
     np.testing.assert_allclose(flat.cosmooth(X, [0, 5]).bits_per_sample, 0.0, atol=1e-8)
+
+
+@pytest.mark.parametrize("observation", ["poisson", "calcium"])
+def test_neurons_predicted_to_be_anywhere_have_finite_rates(fits, observation):
+    """A neuron that is left out may be far from anything it did where it was seen; exponentials overflow there."""
+    model, X = fits[observation]
+    wild = deepcopy(model)
+    wild.process_loadings_ = model.process_loadings_.copy()
+    wild.process_loadings_[[1, 6]] *= 1e3  # of the neurons left out
+    found = wild.cosmooth(X, [1, 6])
+    for values in (found.rates, found.rates_std, found.log_likelihood, found.bits_per_sample):
+        assert np.isfinite(values).all()
 
 
 @pytest.mark.parametrize("held", [[], [8], [-9], [1, 1], [0.5], np.ones(8, bool), list(range(8)), "a"])

@@ -185,6 +185,14 @@ def test_first_and_second_derivatives_agree_with_finite_differences():
     check_grads(jax.jit(value), (y, log_rate, params), order=2, modes=["fwd", "rev"], atol=1e-5, rtol=1e-5)
 
 
+def test_a_rate_that_underflows_is_no_spikes_for_sure():
+    y = np.random.default_rng(0).normal(size=(20, 2)).cumsum(axis=0)  # innovations of both signs
+    params = calcium.CalciumParams(np.full((2, 1), 0.9), np.ones(2), np.full(2, 0.05), np.zeros(2))
+    small, none = (calcium.log_likelihood(y, np.full(y.shape, eta), params) for eta in (-300.0, -1e5))
+    np.testing.assert_allclose(none[1:], small[1:], rtol=1e-12)
+    assert (calcium.expected_counts(y, np.full(y.shape, -1e5), params)[1:] == 0).all()
+
+
 def test_curvature_in_the_log_rate_is_the_posterior_variance_minus_the_rate():
     y, log_rate, params = random_problem(n_frames=20)
     ones = jnp.ones_like(log_rate)

@@ -12,6 +12,18 @@ from nwb_calcium_lvm import observations
 from nwb_calcium_lvm.observations.cells import infer_cells
 from nwb_calcium_lvm.recording import Recording
 
+# 1,100 spikes in a frame, beyond what a neuron does. Neurons that are left out may be predicted to be anywhere, and the
+# exponential would overflow.
+MOST_LOG_RATE = 7.0
+
+
+def rates_of(
+    mean: NDArray[np.floating], spread: NDArray[np.floating]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Mean and sd of rates whose logarithm is normal with this mean and variance, the mean up to a largest one."""
+    rate = np.exp(np.minimum(mean + 0.5 * spread, MOST_LOG_RATE))
+    return rate, rate * np.sqrt(np.expm1(np.minimum(spread, 2.0 * MOST_LOG_RATE)))
+
 
 def expected_spikes(
     observation: str, recording: Recording, log_rate: NDArray[np.floating], params: Any

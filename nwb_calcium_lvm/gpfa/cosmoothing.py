@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nwb_calcium_lvm import observations
 from nwb_calcium_lvm._core.cosmoothing import at_constant_rate
+from nwb_calcium_lvm.gpfa.activity import MOST_LOG_RATE
 from nwb_calcium_lvm.gpfa.readouts import GaussianReadout
 
 _NODES = 9  # of Gauss-Hermite quadrature over the log rate
@@ -32,7 +33,8 @@ def predictive(
 def _spikes(name: str, y: Any, mask: Any, scored: Any, starts: Any, params: Any, mean: Any, spread: Any, offset: Any):
     model = observations.get(name)
     nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
-    values = [model.log_likelihood(y, mean + z * np.sqrt(spread), params, mask, starts=starts) for z in nodes]
+    etas = [np.minimum(mean + z * np.sqrt(spread), MOST_LOG_RATE) for z in nodes]
+    values = [model.log_likelihood(y, eta, params, mask, starts=starts) for eta in etas]
     logs = jnp.stack(values) + np.log(weights / weights.sum())[:, None, None]
     own = jnp.where(scored, jax.nn.logsumexp(logs, axis=0), 0.0).sum(axis=0)
     return own, at_constant_rate(model, y, mask, scored, starts, params, offset)

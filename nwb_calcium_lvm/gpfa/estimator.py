@@ -16,7 +16,7 @@ from nwb_calcium_lvm._core.coerce import Trials
 from nwb_calcium_lvm._core.cosmoothing import CoSmoothing, as_columns
 from nwb_calcium_lvm.exceptions import DataError
 from nwb_calcium_lvm.gpfa import checks, learned
-from nwb_calcium_lvm.gpfa.activity import expected_spikes
+from nwb_calcium_lvm.gpfa.activity import expected_spikes, rates_of
 from nwb_calcium_lvm.gpfa.cosmoothing import predictive
 from nwb_calcium_lvm.gpfa.engines import Inferred, engine
 from nwb_calcium_lvm.gpfa.fitting import Climb, Settings
@@ -296,10 +296,8 @@ class CalciumGPFA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEsti
         return found.mean @ loadings.T + self.offset_[rois], np.maximum(spread, 0.0)
 
     def _rates(self, found: Inferred) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        """Mean and sd of the rates in spikes per frame: those of a log-normal."""
-        mean, spread = self._drive(found)
-        rate = np.exp(mean + 0.5 * spread)
-        return rate, rate * np.sqrt(np.expm1(spread))
+        """Mean and sd of the rates in spikes per frame."""
+        return rates_of(*self._drive(found))
 
     def _spikes(self, recording: Recording, found: Inferred) -> NDArray[np.floating]:
         params = learned.weights_of(self).params
@@ -355,8 +353,7 @@ class CalciumGPFA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEsti
             plan.readout, y, observed, plan.kept[:, columns], starts, params, mean, spread, self.offset_[columns]
         )
         if plan.has_spikes:
-            rate = np.exp(mean + 0.5 * spread)
-            return CoSmoothing(columns, rate, rate * np.sqrt(np.expm1(spread)), own, null)
+            return CoSmoothing(columns, *rates_of(mean, spread), own, null)
         return CoSmoothing(columns, mean, np.sqrt(spread), own, null)
 
     # -- Results --------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 _WINDOWS = (20, 60, 7, 150, 3)  # frames over which rates are smoothed, one start each
 _BURN_IN = 4  # steps from each start before they are compared
-_LOADING_SD = 5.0  # of the prior on loadings where relevance is not learned: hardly any
+_LOADING_SD = 1.0  # of the prior on loadings where relevance is not learned: e-fold changes of rate are large ones
 _LEAST_SD = 1e-2  # of the loadings of a latent that relevance has switched off
 _DOUBT = 0.1  # variance of the latents of a start
 _LONGEST_STEP = 0.4  # of the log of a time scale

@@ -157,7 +157,9 @@ def _mode(innovation: Array, amplitude: Array, variance: Array, log_rate: Array)
     innovation, amplitude, variance, log_rate = jax.lax.stop_gradient((innovation, amplitude, variance, log_rate))
     curvature = amplitude**2 / variance
     target = log_rate + amplitude * innovation / variance
-    u = jnp.log(jnp.maximum(innovation / amplitude, jnp.exp(log_rate)))
+    # The larger of the two in logarithms: a rate that underflows is still a start.
+    least = jnp.finfo(innovation.dtype).tiny
+    u = jnp.maximum(jnp.log(jnp.maximum(innovation / amplitude, least)), log_rate)
     for _ in range(NEWTON_STEPS):
         pull = curvature * jnp.exp(u)
         u = u - (u + pull - target) / (1 + pull)
