@@ -19,6 +19,7 @@ _HOME = {
     "OASISSpikeEstimator": "spikes",
     "Recording": "recording",
     "S2SSpikeEstimator": "spikes",
+    "cite": "citing",
     "load_model": "_core.persistence",
     "read_nwb": "io",
     "read_results": "io",
@@ -37,6 +38,7 @@ _MODULES = (
     "observations",
     "plotting",
     "preprocessing",
+    "report",
     "simulate",
     "spikes",
 )
