@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from nwb_calcium_lvm.metrics import one_standard_error_choice, standard_error
@@ -130,7 +130,7 @@ def dwell_times(
     ax : Axes, optional
         Where to draw.
     """
-    ax = new_axes(ax, (4.6, 0.5 + 0.4 * len(visits)))
+    ax = new_axes(ax, (4.6, 1.0 + 0.4 * len(visits)))
     rng = np.random.default_rng(0)  # heights within a row mean nothing and are always the same
     for state, (lengths, color) in enumerate(zip(visits, state_colors(max(1, len(visits))), strict=True)):
         values = np.asarray(lengths, float)
@@ -141,6 +141,8 @@ def dwell_times(
         if expected is not None:
             ax.plot(np.asarray(expected)[state], state, "x", ms=6, color=FAINT, mew=1.4)
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_yticks(np.arange(len(visits)), [str(k) for k in range(len(visits))])
     ax.set_ylim(len(visits) - 0.5, -0.5)
     ax.set_ylabel("State")

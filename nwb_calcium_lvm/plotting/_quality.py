@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import ArrayLike
 
 from nwb_calcium_lvm.plotting._style import ACCENT, FAINT, INK, new_axes, plain
@@ -85,6 +86,8 @@ def distribution(
         if logarithmic:
             bins = np.geomspace(given.min(), given.max(), n_bins + 1)
             ax.set_xscale("log")
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            ax.xaxis.set_minor_formatter(NullFormatter())
         ax.hist(given, bins=bins, color=ACCENT, alpha=0.75)
         ax.axvline(float(np.median(given)), color=INK, lw=1.2, label="median")
     if reference is not None:

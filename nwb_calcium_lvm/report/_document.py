@@ -26,10 +26,11 @@ class Heading:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and values, a pair a line."""
+    """Names and values, a pair a line; ``wide`` ones take the width of the page."""
 
     pairs: Sequence[tuple[str, str]]
     title: str = ""
+    wide: bool = False
     kind: str = "facts"
 
 
@@ -59,11 +60,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing as SVG, and what is to be seen on it."""
+    """A drawing as SVG, ``width`` pixels at most, and what is to be seen on it."""
 
     svg: str
     caption: str
     wide: bool = True
+    width: int = 640
     kind: str = "picture"
 
 
@@ -126,6 +128,8 @@ class Document:
     subtitle: str
     sections: Sequence[Section]
     footer: str
+    n_problems: int = 0
+    n_hints: int = 0
 
 
 def _is_number(value: Any) -> bool:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from nwb_calcium_lvm import plotting
 from nwb_calcium_lvm.citing import cite, references_of
-from nwb_calcium_lvm.report._advice import advice_on
-from nwb_calcium_lvm.report._document import AdviceList, Block, Code, Facts, Section, Table, Text
+from nwb_calcium_lvm.report._document import Advice, AdviceList, Block, Code, Facts, Section, Table, Text
 from nwb_calcium_lvm.report._pictures import picture
-from nwb_calcium_lvm.report._reading import Traces
 from nwb_calcium_lvm.report._result_sections import score_of
 from nwb_calcium_lvm.result import InferenceResult, installed_versions
 
@@ -59,9 +57,8 @@ def _row(name: str, result: InferenceResult) -> list[Any]:
     ]
 
 
-def advice_section(results: Mapping[str, InferenceResult], traces: Traces | None) -> Section:
+def advice_section(found: Sequence[Advice]) -> Section:
     """Return what to try next."""
-    found = advice_on(results, traces)
     if not found:
         block: Block = Text("Nothing in the numbers looks wrong. Look at the pictures all the same.")
     else:
@@ -73,7 +70,7 @@ def references_section(path: Any, results: Mapping[str, InferenceResult]) -> Sec
     """Return what to cite, as text and as BibTeX."""
     if not results:
         return Section("references", "References", [Text("There is no result to cite for.")])
-    found = [Facts([(r.role or r.key, r.text()) for r in references_of(path)])]
+    found = [Facts([(r.role or r.key, r.text()) for r in references_of(path)], wide=True)]
     return Section("references", "References", [*found, Code(cite(path, style="bibtex"), title="BibTeX")])
 
 

@@ -85,7 +85,7 @@ def quality_section(traces: Traces) -> Section:
     """Return how good the traces are: noise, dead and saturated cells, a picture and a table."""
     quality = traces.quality
     noise = quality.noise_level
-    blocks: list[Block] = [Facts(_summary(traces))]
+    blocks: list[Block] = [Facts(_summary(traces), wide=True)]
     if np.isfinite(noise).any():
         pictures: list[Picture | Text] = [
             picture(

@@ -34,7 +34,7 @@ def result_section(name: str, result: InferenceResult, traces: Traces | None, nu
     """Return all that there is to see of one result."""
     first, stop = shown_frames(result)
     shown = part_of(result, first, stop)
-    blocks: list[Block] = [Facts(_about(result)), *_convergence(result)]
+    blocks: list[Block] = [Facts(_about(result), wide=True), *_convergence(result)]
     around = [] if traces is None else around_events(result, traces.clock)
     if "states" in result.arrays and "state_probabilities" in result.arrays:
         blocks += _states(result, shown, traces, around)
@@ -55,7 +55,7 @@ def _about(result: InferenceResult) -> list[tuple[str, str]]:
     ]
     if result.segments.trial_ids is not None:
         pairs.append(("trials fitted", said(len(result.segments))))
-    if model.get("n_iter") is not None:
+    if model.get("n_iter"):
         pairs.append(("iterations", said(int(model["n_iter"]))))
     per_sample = score_of(result)
     if per_sample is not None:
@@ -135,7 +135,7 @@ def _state_table(
         [float(np.median(v) / rate) if len(v) else None for v in visits],
     ]
     if "dwell_time" in result.parameters:
-        header.append("mean visit by the model (s)")
+        header.append("mean by the model (s)")
         columns.append([float(v) for v in result["dwell_time"]])
     if "state_rates" in result.parameters:
         header.append(f"mean rate ({result.parameters['state_rates'].unit})")
@@ -159,6 +159,8 @@ def _over_time(shown: InferenceResult, traces: Traces | None) -> Figure:
     plotting.state_probabilities(shown["state_probabilities"], clock, ax=axes[-1])
     for ax in axes:
         ax.set_xlabel("")
+    for filled in (*axes[-1].collections, *axes[-2].collections):
+        filled.set_rasterized(True)  # thousands of corners, in colours that no page changes
     axes[-1].set_xlabel(label)
     return figure
 

@@ -14,6 +14,7 @@ from nwb_calcium_lvm.exceptions import DataError, NameClashError
 from nwb_calcium_lvm.io import read_results
 from nwb_calcium_lvm.io._atomic import check_writable, write_safely
 from nwb_calcium_lvm.io.session_facts import describe_session
+from nwb_calcium_lvm.report._advice import advice_on
 from nwb_calcium_lvm.report._document import Document, Section
 from nwb_calcium_lvm.report._other_sections import (
     advice_section,
@@ -176,19 +177,23 @@ def _document(
     sections: list[Section | None] = [recording_section(session, traces, problem)]
     sections.append(None if traces is None else quality_section(traces))
     sections += [result_section(name, r, traces, i) for i, (name, r) in enumerate(results.items(), 1)]
+    advice = advice_on(results, traces)
     sections += [
         selection_section(results, selections),
-        advice_section(results, traces),
+        advice_section(advice),
         references_section(source, results),
         provenance_section(results),
     ]
     models = ", ".join(results) or "no results yet: fit a model, such as nwb-calcium-lvm fit hmm"
+    problems = sum(item.level == "problem" for item in advice)
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return Document(
         title=source.name,
         subtitle=f"Results: {models}",
         sections=[section for section in sections if section is not None],
         footer=f"Made by nwb_calcium_lvm {_version()} on {now} from {source.name}.",
+        n_problems=problems,
+        n_hints=len(advice) - problems,
     )
 
 
