@@ -28,6 +28,7 @@ _HOME = {
     "write_suite2p": "io",
 }
 _MODULES = (
+    "batch",
     "exceptions",
     "gpfa",
     "hmm",

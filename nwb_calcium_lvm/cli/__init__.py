@@ -184,6 +184,46 @@ def report(
 
 
 @app.command()
+def batch(
+    fit: Annotated[Path, typer.Argument(metavar="FIT.toml", help="Model, reading and outputs.", show_default=False)],
+    sessions: Annotated[
+        list[Path], typer.Argument(metavar="SESSIONS...", help="NWB files and Suite2p folders.", show_default=False)
+    ],
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", "-j", help="Processes here; 0: in this one. Default: one for two processors."),
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler to use, such as tcp://host:8786.")
+    ] = None,
+    report: Annotated[bool, typer.Option("--report", help="Write a page of HTML for each session, too.")] = False,
+    redo: Annotated[bool, typer.Option("--redo", help="Do all sessions again, and replace their results.")] = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Run one model over many sessions, side by side; the same command goes on after a kill."""
+    from nwb_calcium_lvm.cli._console import reporting
+
+    if workers is not None and scheduler is not None:
+        raise typer.BadParameter("--workers and --scheduler exclude each other.")
+    with reporting(quiet=quiet, debug=debug) as say:
+        from nwb_calcium_lvm.cli._batch import run_batch_command
+
+        run_batch_command(
+            fit,
+            sessions,
+            say,
+            workers=workers,
+            scheduler=scheduler,
+            redo=redo,
+            report=report,
+            dry_run=dry_run,
+            verbose=0 if quiet else 1,
+        )
+
+
+@app.command()
 def cite(
     path: NwbFile,
     bibtex: Annotated[bool, typer.Option("--bibtex", help="As BibTeX entries.")] = False,
