@@ -1,4 +1,4 @@
-"""What is done to one session, wherever it runs: read, fit or apply, score, write, report. All it returns is a record."""
+"""What is done to one session, wherever it runs: read, fit or apply, score, write, report, and note it."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ from nwb_calcium_lvm.report._document import Advice
 from nwb_calcium_lvm.report._reading import Traces
 from nwb_calcium_lvm.report._visits import mean_over_time, share_in_first_half
 from nwb_calcium_lvm.result import InferenceResult
+
+logger = logging.getLogger(__name__)
 
 _POOR = 8.0  # ν above which a trace tells little
 _FEW_SPIKES = 20  # expected in the whole session: fewer say nothing of amplitude and decay
@@ -42,7 +45,11 @@ def advice_on(results: Mapping[str, InferenceResult], traces: Traces | None) -> 
     found = [] if traces is None else list(_on_recording(traces))
     for name, result in results.items():
         seen = Seen(name, result, traces)
-        found += [advice for rule in _RULES for advice in rule(seen)]
+        for rule in _RULES:
+            try:
+                found += rule(seen)
+            except (ValueError, TypeError, LookupError):  # of an odd shape; other rules may apply
+                logger.info("%s has nothing to say of %s", rule.__name__, name, exc_info=True)
     return sorted(found, key=lambda advice: advice.level != "problem")
 
 

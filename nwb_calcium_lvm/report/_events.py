@@ -80,5 +80,10 @@ def _around(name: str, events: NDArray[np.floating], time: NDArray[np.floating],
     nearer = np.where(np.abs(time[order][left] - wanted) <= np.abs(time[order][right] - wanted), left, right)
     frames = order[nearer]
     frames = np.where(np.abs(time[frames] - wanted) <= 0.75 / rate, frames, -1)
+    # Of trials that were cut out, the result covers less than the window.
+    covered = np.flatnonzero((frames >= 0).mean(axis=0) > 0.5)
+    if len(covered) < 2:
+        return None
+    frames, offsets = frames[:, covered[0] : covered[-1] + 1], offsets[covered[0] : covered[-1] + 1]
     kept = frames[(frames >= 0).mean(axis=1) > 0.5]
     return Around(name, kept, offsets, n_trials) if len(kept) >= 2 else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nwb_calcium_lvm.report._document import Document
+from nwb_calcium_lvm.report._pictures import with_own_names
 
 _TEMPLATE = "page.html.j2"
 
@@ -18,4 +19,5 @@ def render(document: Document) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["with_own_names"] = with_own_names
     return environment.get_template(_TEMPLATE).render(document=document)

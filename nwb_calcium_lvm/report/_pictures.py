@@ -55,6 +55,7 @@ def _svg(figure: Any, caption: str) -> str:
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # the page has that
     # Groups are numbered from 1 in each drawing; several in one page would share names that nothing refers to.
     text = re.sub(r'<g id="[^"]*">', "<g>", text)
     text = re.sub(r"font: ([\d.]+px|[\w\- ]+ [\d.]+px) [^;\"]*", _page_type, text)
@@ -63,6 +64,11 @@ def _svg(figure: Any, caption: str) -> str:
     # A hundredth of a point is finer than any screen, and makes a third of the size.
     text = re.sub(r'(?<= d=")[^"]*', lambda m: re.sub(r"(\.\d\d)\d+", r"\1", m[0]), text)
     return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1)
+
+
+def with_own_names(svg: str, prefix: str) -> str:
+    """Put a prefix before each name in a drawing, so that two drawings in one page share none."""
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
 
 
 def _page_type(found: re.Match[str]) -> str:

@@ -44,7 +44,7 @@ class Quality:
     @property
     def saturated(self) -> NDArray[np.bool_]:
         """Whether a trace stays at its ceiling, as a detector or indicator that is saturated does."""
-        return np.nan_to_num(self.at_ceiling) > _AT_CEILING
+        return (np.nan_to_num(self.at_ceiling) > _AT_CEILING) & ~self.dead
 
 
 def quality_of(recording: Recording) -> Quality:

@@ -114,12 +114,19 @@ def read_traces(path: Path, results: Mapping[str, InferenceResult], options: Map
 def _frames_needed(clock: Recording, results: Mapping[str, InferenceResult]) -> NDArray[np.integer]:
     """Frames of the file that the results' pictures show; without results, from the middle on."""
     times = clock.timestamps
-    wanted = [np.searchsorted(times, r.time[slice(*shown_frames(r))] - 1e-6) for r in results.values()]
+    wanted = [np.searchsorted(times, shown - 1e-6) for shown in map(_shown_times, results.values()) if len(shown)]
     if not wanted:
         first = max(0, (clock.n_frames - _FRAMES) // 2)
         wanted = [np.arange(first, min(first + _FRAMES, clock.n_frames))]
     frames = np.unique(np.concatenate(wanted))
     return frames[(frames >= 0) & (frames < clock.n_frames)]
+
+
+def _shown_times(result: InferenceResult) -> NDArray[np.floating]:
+    try:
+        return np.asarray(result.time[slice(*shown_frames(result))], float)
+    except (ValueError, TypeError, LookupError):  # of an odd shape; its section says so
+        return np.zeros(0)
 
 
 def _cut(block: Recording, frames: NDArray[np.integer]) -> Recording:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,14 @@ from numpy.typing import NDArray
 
 from nwb_calcium_lvm import plotting
 from nwb_calcium_lvm.plotting._overview import shown_frames
-from nwb_calcium_lvm.report._document import Block, Facts, Heading, Section, Table, said
+from nwb_calcium_lvm.report._document import Block, Facts, Heading, Section, Table, Text, said
 from nwb_calcium_lvm.report._events import Around, around_events
 from nwb_calcium_lvm.report._pictures import picture
 from nwb_calcium_lvm.report._reading import Traces, part_of, rois_in
 from nwb_calcium_lvm.report._visits import visit_lengths
 from nwb_calcium_lvm.result import InferenceResult
+
+logger = logging.getLogger(__name__)
 
 _PATHS = ("latents", "factors")  # what latent models call them
 _RATES = ("firing_rates", "expected_spikes", "trace_means", "state_means")
@@ -32,6 +35,15 @@ _PER_ROI = {
 
 def result_section(name: str, result: InferenceResult, traces: Traces | None, number: int) -> Section:
     """Return all that there is to see of one result."""
+    try:
+        blocks = _blocks(result, traces)
+    except Exception as error:  # files of others hold anything: one odd result does not cost the page
+        logger.info("Could not show %s", name, exc_info=True)
+        blocks = [Text(f"This result cannot be shown ({type(error).__name__}: {error}).", tone="note")]
+    return Section(f"result-{number}", f"Result: {name}", blocks)
+
+
+def _blocks(result: InferenceResult, traces: Traces | None) -> list[Block]:
     first, stop = shown_frames(result)
     shown = part_of(result, first, stop)
     blocks: list[Block] = [Facts(_about(result), wide=True), *_convergence(result)]
@@ -42,8 +54,7 @@ def result_section(name: str, result: InferenceResult, traces: Traces | None, nu
         if path in result.arrays:
             blocks += _latents(result, shown, path, around)
     blocks += _rates(result, first, stop, traces)
-    blocks += _parameters(result, traces)
-    return Section(f"result-{number}", f"Result: {name}", blocks)
+    return blocks + _parameters(result, traces)
 
 
 def _about(result: InferenceResult) -> list[tuple[str, str]]:

@@ -34,7 +34,7 @@ def mean_over_time(values: object, most: int = 2 * 10**7) -> tuple[NDArray[np.fl
     n_runs = max(1, most // (run * max(n_columns, 1)))
     whole = len(starts) <= n_runs
     if not whole:
-        starts = starts[np.linspace(0, len(starts) - 1, n_runs).round().astype(int)]
+        starts = np.linspace(0, n_frames - run, n_runs).round().astype(int)
     total, count = np.zeros(n_columns), 0
     for start in starts:
         part = np.asarray(values[start : start + run], float)  # pyright: ignore[reportIndexIssue]
