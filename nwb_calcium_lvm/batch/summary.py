@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from nwb_calcium_lvm.batch.records import Record, put
 
@@ -16,7 +17,7 @@ COLUMNS = ("session", "status", "error", "score", "n_rois", "n_frames", "converg
 
 def write_summary(folder: Path, records: Sequence[Record]) -> list[Path]:
     """Write the tables, each whole, and return their paths."""
-    rows = [{column: getattr(record, column) for column in COLUMNS} for record in records]
+    rows: list[dict[Any, Any]] = [{column: getattr(record, column) for column in COLUMNS} for record in records]
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()

@@ -49,11 +49,11 @@ def describe_session(path: str | os.PathLike[str]) -> dict[str, dict[str, str]]:
 def _texts(holder: Any, names: tuple[str, ...]) -> dict[str, str]:
     facts: dict[str, str] = {}
     for name in names:
-        value = getattr(holder, name, None)
+        value: Any = getattr(holder, name, None)
         if value is None or (isinstance(value, float) and value != value):
             continue
         several = not isinstance(value, str) and hasattr(value, "__len__")
-        text = ", ".join(str(v) for v in value[:50]) if several else str(value)
+        text = ", ".join(str(v) for v in list(value)[:50]) if several else str(value)
         if text.strip():
             facts[name.replace("_", " ")] = text if len(text) <= _LONGEST else text[:_LONGEST] + " ..."
     return facts

@@ -16,7 +16,7 @@ from nwb_calcium_lvm.report._document import Picture, Text
 
 logger = logging.getLogger(__name__)
 
-_SETTINGS: dict[str, Any] = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be searched, and has the page's type
     "text.parse_math": False,  # a ROI called "$x$" is no formula
     "path.simplify": True,

@@ -35,6 +35,7 @@ _PER_ROI = {
 
 def result_section(name: str, result: InferenceResult, traces: Traces | None, number: int) -> Section:
     """Return all that there is to see of one result."""
+    blocks: list[Block]
     try:
         blocks = _blocks(result, traces)
     except Exception as error:  # files of others hold anything: one odd result does not cost the page
