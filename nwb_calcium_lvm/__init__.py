@@ -19,6 +19,7 @@ _HOME = {
     "OASISSpikeEstimator": "spikes",
     "Recording": "recording",
     "S2SSpikeEstimator": "spikes",
+    "cite": "citing",
     "load_model": "_core.persistence",
     "read_nwb": "io",
     "read_results": "io",
@@ -28,6 +29,7 @@ _HOME = {
 }
 _MODULES = (
     "alignment",
+    "batch",
     "exceptions",
     "gpfa",
     "hmm",
@@ -38,6 +40,7 @@ _MODULES = (
     "observations",
     "plotting",
     "preprocessing",
+    "report",
     "simulate",
     "spikes",
     "splitters",

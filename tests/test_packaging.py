@@ -12,7 +12,21 @@ import pytest
 import nwb_calcium_lvm
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("jax", "flax", "optax", "pynwb", "hdmf", "h5py", "matplotlib", "pandas", "sklearn", "scipy.stats")
+HEAVY = (
+    "jax",
+    "jinja2",
+    "dask",
+    "distributed",
+    "flax",
+    "optax",
+    "pynwb",
+    "hdmf",
+    "h5py",
+    "matplotlib",
+    "pandas",
+    "sklearn",
+    "scipy.stats",
+)
 
 
 def run_python(code: str) -> str:
@@ -85,7 +99,8 @@ def test_the_wheel_ships_both_packages_and_their_types():
     shipped = {str(f) for f in installed().files or ()}
     if any(f.endswith(".pth") for f in shipped):
         pytest.skip("an editable install ships only a pointer")
-    assert {"nwb_calcium_lvm/py.typed", "ndx_calcium_lvm/__init__.py"} <= shipped
+    needed = {"nwb_calcium_lvm/py.typed", "ndx_calcium_lvm/__init__.py", "nwb_calcium_lvm/report/page.html.j2"}
+    assert needed <= shipped
 
 
 def text_files():

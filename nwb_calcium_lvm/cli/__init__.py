@@ -19,6 +19,7 @@ from nwb_calcium_lvm.cli._options import (
     Indicator,
     InPlace,
     Name,
+    NwbFile,
     Out,
     Overwrite,
     Plane,
@@ -149,6 +150,102 @@ def spikes(
             in_place=in_place,
         )
         run_spikes(reading, estimator, output, say, dry_run=dry_run, spike_times=spike_times, verbose=0 if quiet else 1)
+
+
+@app.command()
+def report(
+    path: NwbFile,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Page to write, or folder for it. Default: FILE_report.html.")
+    ] = None,
+    name: Annotated[
+        list[str] | None, typer.Option(help="Show only the result of this name. May be repeated. Default: all.")
+    ] = None,
+    plane: Plane = None,
+    series: Series = None,
+    sampling_rate: Rate = None,
+    all_rois: AllRois = False,
+    indicator: Indicator = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a page that is there.")] = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write one page of HTML on a recording and its results: quality, pictures, doubts, and what to try next."""
+    from nwb_calcium_lvm.cli._console import reporting
+    from nwb_calcium_lvm.cli._report import run_report
+
+    given = {"plane": plane, "series": series, "sampling_rate": sampling_rate, "indicator": indicator}
+    reading = {key: value for key, value in given.items() if value is not None}
+    if all_rois:
+        reading["accepted"] = False
+    with reporting(quiet=quiet, debug=debug) as say:
+        run_report(path, out, name, reading, say, overwrite=overwrite, dry_run=dry_run)
+
+
+@app.command()
+def batch(
+    fit: Annotated[Path, typer.Argument(metavar="FIT.toml", help="Model, reading and outputs.", show_default=False)],
+    sessions: Annotated[
+        list[Path], typer.Argument(metavar="SESSIONS...", help="NWB files and Suite2p folders.", show_default=False)
+    ],
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", "-j", help="Processes here; 0: in this one. Default: one for two processors."),
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler to use, such as tcp://host:8786.")
+    ] = None,
+    report: Annotated[bool, typer.Option("--report", help="Write a page of HTML for each session, too.")] = False,
+    redo: Annotated[bool, typer.Option("--redo", help="Do all sessions again, and replace their results.")] = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Run one model over many sessions, side by side; the same command goes on after a kill."""
+    from nwb_calcium_lvm.cli._console import reporting
+
+    if workers is not None and scheduler is not None:
+        raise typer.BadParameter("--workers and --scheduler exclude each other.")
+    with reporting(quiet=quiet, debug=debug) as say:
+        from nwb_calcium_lvm.cli._batch import run_batch_command
+
+        run_batch_command(
+            fit,
+            sessions,
+            say,
+            workers=workers,
+            scheduler=scheduler,
+            redo=redo,
+            report=report,
+            dry_run=dry_run,
+            verbose=0 if quiet else 1,
+        )
+
+
+@app.command()
+def cite(
+    path: NwbFile,
+    bibtex: Annotated[bool, typer.Option("--bibtex", help="As BibTeX entries.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Print what to cite for the results in an NWB file."""
+    from nwb_calcium_lvm.cli._console import reporting
+
+    with reporting(debug=debug) as say:
+        from nwb_calcium_lvm.citing import cite as references
+
+        say(references(path, style="bibtex" if bibtex else "text"))
+
+
+@app.command()
+def doctor(debug: Debug = False) -> None:
+    """Check this installation: versions, devices, room, and a fit whose result is known."""
+    from nwb_calcium_lvm.cli._console import reporting
+    from nwb_calcium_lvm.cli._doctor import run_doctor
+
+    with reporting(debug=debug) as say:
+        run_doctor(say)
 
 
 @app.command("train-s2s")

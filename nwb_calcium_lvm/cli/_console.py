@@ -14,9 +14,14 @@ import typer
 Say = Callable[[str], None]
 
 # Errors are worded for Python; on the command line their remedies have other names.
-_FLAGS = {"overwrite=True": "--overwrite", "accepted=False": "--all-rois", "path=": "--out ", "name=": "--name "} | {
-    f"{word}=": f"--{word.replace('_', '-')} " for word in ("series", "plane", "sampling_rate", "indicator")
-}
+_FLAGS = {
+    "overwrite=True": "--overwrite",
+    "redo=True": "--redo",
+    "workers=": "--workers ",
+    "accepted=False": "--all-rois",
+    "path=": "--out ",
+    "name=": "--name ",
+} | {f"{word}=": f"--{word.replace('_', '-')} " for word in ("series", "plane", "sampling_rate", "indicator")}
 _FLAG = re.compile(r"(?<![\w-])(" + "|".join(_FLAGS) + ")")
 
 _SHOWN = ("DataWarning", "ConvergenceWarning")  # by name: importing what defines them takes seconds

@@ -13,6 +13,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done,
 
 # What is read.
 Source = Annotated[Path, typer.Argument(metavar="PATH", help="An NWB file or a Suite2p folder.", show_default=False)]
+NwbFile = Annotated[Path, typer.Argument(metavar="FILE", help="An NWB file.", show_default=False)]
 Plane = Annotated[int | None, typer.Option(help="Imaging plane. Default: all planes.")]
 Series = Annotated[str | None, typer.Option(help="Path of the series in the NWB file, where several could be meant.")]
 Rate = Annotated[float | None, typer.Option(help="Frames per second, where the file does not say or says it wrong.")]

@@ -1,4 +1,4 @@
-"""States over the time around an event, over trials."""
+"""States and latents over the time around an event: trial by trial, and over trials."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from nwb_calcium_lvm.metrics import fraction_in_states
@@ -61,6 +63,100 @@ def states_around_event(
     ax.set_xlabel("Time from event (s)" if seconds else "Frame")
     ax.set_ylabel("Fraction of trials")
     state_legend(ax, fraction.shape[1])
+    return plain(ax)
+
+
+def states_by_trial(
+    states: ArrayLike, time: ArrayLike, *, n_states: int, event: float | None = 0.0, ax: Axes | None = None
+) -> Axes:
+    """Draw the state of each trial (row) over the time around an event, a colour per state.
+
+    Parameters
+    ----------
+    states : array_like of int, shape (trial, time)
+        Paths; negative where a trial has no frame.
+    time : array_like, shape (time,)
+        Times in s relative to the event.
+    n_states : int
+        Number of states of the model.
+    event : float, optional
+        When the event is; marked.
+    ax : Axes, optional
+        Where to draw.
+    """
+    paths, clock = np.asarray(states), np.asarray(time, float)
+    if paths.ndim != 2 or clock.shape != paths.shape[1:]:
+        raise ValueError(f"states have shape {paths.shape} and time {clock.shape}; expected (trial, time) and (time,).")
+    ax = new_axes(ax, (6.0, 3.0))
+    step = (clock[-1] - clock[0]) / max(len(clock) - 1, 1)
+    ax.imshow(
+        np.ma.masked_less(paths, 0),
+        aspect="auto",
+        interpolation="nearest",
+        cmap=ListedColormap(state_colors(n_states)),
+        vmin=-0.5,
+        vmax=n_states - 0.5,
+        extent=(clock[0] - step / 2, clock[-1] + step / 2, len(paths) + 0.5, 0.5),
+    )
+    if event is not None:
+        ax.axvline(event, color=FAINT, lw=1.0, ls="--")
+    ax.set_xlabel("Time from event (s)")
+    ax.set_ylabel("Trial")
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    state_legend(ax, n_states)
+    return plain(ax, left=False, bottom=False)
+
+
+def mean_around_event(
+    values: ArrayLike,
+    time: ArrayLike,
+    *,
+    label: str = "Latent",
+    event: float | None = 0.0,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw latents averaged over trials, with a band of one standard error, each to one scale.
+
+    Parameters
+    ----------
+    values : array_like, shape (trial, time, latent)
+        NaN where a trial has no frame.
+    time : array_like, shape (time,)
+        Times in s relative to the event.
+    label : str
+        What one of them is called.
+    event : float, optional
+        When the event is; marked.
+    ax : Axes, optional
+        Where to draw.
+    """
+    given, clock = np.asarray(values, float), np.asarray(time, float)
+    if given.ndim != 3 or clock.shape != given.shape[1:2]:
+        raise ValueError(
+            f"values have shape {given.shape} and time {clock.shape}; expected (trial, time, latent) and (time,)."
+        )
+    known = np.isfinite(given)
+    count = np.maximum(known.sum(axis=0), 1)
+    mean = np.where(known, given, 0.0).sum(axis=0) / count
+    spread = np.sqrt(np.where(known, (given - mean) ** 2, 0.0).sum(axis=0) / np.maximum(count - 1, 1) / count)
+    ax = new_axes(ax, (6.0, 3.0))
+    if event is not None:
+        ax.axvline(event, color=FAINT, lw=1.0, ls="--")
+    for i, color in enumerate(state_colors(given.shape[2])):
+        ax.fill_between(clock, mean[:, i] - spread[:, i], mean[:, i] + spread[:, i], color=color, alpha=0.25, lw=0)
+        ax.plot(clock, mean[:, i], color=color, lw=1.4, label=str(i))
+    ax.set_xlim(clock[0], clock[-1])
+    ax.set_xlabel("Time from event (s)")
+    ax.set_ylabel(f"{label}, mean over trials")
+    ax.legend(
+        frameon=False,
+        fontsize=8,
+        title=label,
+        title_fontsize=8,
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        ncols=1 + (given.shape[2] - 1) // 10,
+    )
     return plain(ax)
 
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from nwb_calcium_lvm.metrics import one_standard_error_choice, standard_error
-from nwb_calcium_lvm.plotting._style import ACCENT, FAINT, INK, new_axes, plain, state_colors, values_of
+from nwb_calcium_lvm.plotting._style import (
+    ACCENT,
+    FAINT,
+    INK,
+    ON_CELLS,
+    new_axes,
+    plain,
+    state_colors,
+    values_of,
+)
 
 
 def rates_by_state(
@@ -96,13 +105,49 @@ def transition_matrix(matrix: Any, *, ax: Axes | None = None) -> Axes:
         for i, j in np.ndindex(values.shape):
             text = _percent(values[i, j])
             dark = i != j and values[i, j] > 0.8 * top
-            ax.text(j, i, text, ha="center", va="center", fontsize=size, color="white" if dark else INK)
+            ax.text(j, i, text, ha="center", va="center", fontsize=size, color="white" if dark else ON_CELLS)
     _state_ticks(ax, n_states)
     ax.set_yticks(ax.get_xticks())
     ax.set_xlabel("To state")
     ax.set_ylabel("From state")
     plain(ax, left=False, bottom=False)
     return ax
+
+
+def dwell_times(
+    visits: Sequence[ArrayLike], *, unit: str = "s", expected: ArrayLike | None = None, ax: Axes | None = None
+) -> Axes:
+    """Draw how long visits to each state last: a dot for each visit, a bar for the median, a state in each row.
+
+    Parameters
+    ----------
+    visits : sequence of array_like
+        Lengths of the visits to each state.
+    unit : str
+        Of the lengths.
+    expected : array_like, shape (state,), optional
+        Mean lengths that the transition matrix gives; marked with a cross.
+    ax : Axes, optional
+        Where to draw.
+    """
+    ax = new_axes(ax, (4.6, 1.0 + 0.4 * len(visits)))
+    rng = np.random.default_rng(0)  # heights within a row mean nothing and are always the same
+    for state, (lengths, color) in enumerate(zip(visits, state_colors(max(1, len(visits))), strict=True)):
+        values = np.asarray(lengths, float)
+        shown = values if len(values) <= 400 else rng.choice(values, 400, replace=False)
+        ax.plot(shown, state + rng.uniform(-0.28, 0.28, len(shown)), "o", ms=2.5, color=color, alpha=0.6, mec="none")
+        if len(values):
+            ax.plot([np.median(values)] * 2, [state - 0.38, state + 0.38], color=INK, lw=1.6)
+        if expected is not None:
+            ax.plot(np.asarray(expected)[state], state, "x", ms=6, color=FAINT, mew=1.4)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_yticks(np.arange(len(visits)), [str(k) for k in range(len(visits))])
+    ax.set_ylim(len(visits) - 0.5, -0.5)
+    ax.set_ylabel("State")
+    ax.set_xlabel(f"Length of a visit ({unit})")
+    return plain(ax)
 
 
 def likelihood_curve(history: Any, *, label: str | None = None, ax: Axes | None = None) -> Axes:

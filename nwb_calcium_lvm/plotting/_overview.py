@@ -45,7 +45,7 @@ def overview(
     Figure
     """
     n_states = result["state_probabilities"].shape[1]
-    first, stop = _shown(result, window)
+    first, stop = shown_frames(result, window)
     clock, label, borders = _clock(result, first, stop)
     # Places are set by hand: a solver of layouts would shrink the thin ribbon to make room for what surrounds it.
     figure = Figure(figsize=(11.0, 8.6))
@@ -118,8 +118,8 @@ def _in_turn(score: Any, group: Any, n: int) -> Any:
     return chosen[np.lexsort((chosen, group[chosen]))]
 
 
-def _shown(result: Any, window: tuple[float, float] | None) -> tuple[int, int]:
-    """Return the first frame shown and the one after the last."""
+def shown_frames(result: Any, window: tuple[float, float] | None = None) -> tuple[int, int]:
+    """Return the first frame shown of a result, and the one after the last."""
     time = np.asarray(result.time)
     if window is not None:
         frames = np.flatnonzero((time >= window[0]) & (time <= window[1]))
@@ -135,6 +135,8 @@ def _shown(result: Any, window: tuple[float, float] | None) -> tuple[int, int]:
         last = int(np.searchsorted(stops, min(a + _MOST, len(time)), side="right")) - 1
         first = longest if a + _MOST <= len(time) else int(np.searchsorted(starts, len(time) - _MOST))
         return int(starts[first]), int(stops[last])
+    if "states" not in result.arrays:
+        return a, a + _MOST
     changes = np.concatenate([[0], np.cumsum(np.diff(np.asarray(result["states"][a:b])) != 0)])
     start = a + int(np.argmax(changes[_MOST:] - changes[:-_MOST]))
     return start, start + _MOST

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 INK = "#222222"
+ON_CELLS = "#1b1b1b"  # text over coloured cells, which keep their colours where a page turns ink light on dark
 FAINT = "#8a8a8a"
 ACCENT = "#0072B2"
 

@@ -1,0 +1,59 @@
+"""What an NWB file says of its session and subject, as plain text."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from nwb_calcium_lvm.io._open import opened
+
+_OF_SESSION = (
+    "session_id",
+    "identifier",
+    "session_start_time",
+    "session_description",
+    "experiment_description",
+    "experimenter",
+    "lab",
+    "institution",
+    "keywords",
+)
+_OF_SUBJECT = ("subject_id", "species", "strain", "genotype", "sex", "age", "description")
+_OF_PLANE = ("location", "indicator", "imaging_rate", "excitation_lambda", "description")
+_LONGEST = 2000  # characters of one text: what is longer is no fact but an essay
+
+
+def describe_session(path: str | os.PathLike[str]) -> dict[str, dict[str, str]]:
+    """Return what a file says of session, subject and imaging planes; what it does not say is left out.
+
+    Parameters
+    ----------
+    path : path
+        NWB file, HDF5 or Zarr.
+
+    Returns
+    -------
+    dict of str to dict of str to str
+        By heading (``"Session"``, ``"Subject"``, ``"Imaging plane NAME"``), then by name of the fact.
+    """
+    with opened(Path(path)) as (nwbfile, _, _):
+        found = {"Session": _texts(nwbfile, _OF_SESSION)}
+        if nwbfile.subject is not None:
+            found["Subject"] = _texts(nwbfile.subject, _OF_SUBJECT)
+        for name, plane in nwbfile.imaging_planes.items():
+            found[f"Imaging plane {name}"] = _texts(plane, _OF_PLANE)
+    return {heading: facts for heading, facts in found.items() if facts}
+
+
+def _texts(holder: Any, names: tuple[str, ...]) -> dict[str, str]:
+    facts: dict[str, str] = {}
+    for name in names:
+        value: Any = getattr(holder, name, None)
+        if value is None or (isinstance(value, float) and value != value):
+            continue
+        several = not isinstance(value, str) and hasattr(value, "__len__")
+        text = ", ".join(str(v) for v in list(value)[:50]) if several else str(value)
+        if text.strip():
+            facts[name.replace("_", " ")] = text if len(text) <= _LONGEST else text[:_LONGEST] + " ..."
+    return facts
