@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +54,8 @@ def _texts(holder: Any, names: tuple[str, ...]) -> dict[str, str]:
         value: Any = getattr(holder, name, None)
         if value is None or (isinstance(value, float) and value != value):
             continue
-        several = not isinstance(value, str) and hasattr(value, "__len__")
-        text = ", ".join(str(v) for v in list(value)[:50]) if several else str(value)
+        several = isinstance(value, Iterable) and not isinstance(value, str)
+        text = ", ".join(str(v) for v in islice(value, 50)) if several else str(value)
         if text.strip():
             facts[name.replace("_", " ")] = text if len(text) <= _LONGEST else text[:_LONGEST] + " ..."
     return facts
