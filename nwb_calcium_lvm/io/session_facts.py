@@ -54,8 +54,13 @@ def _texts(holder: Any, names: tuple[str, ...]) -> dict[str, str]:
         value: Any = getattr(holder, name, None)
         if value is None or (isinstance(value, float) and value != value):
             continue
-        several = isinstance(value, Iterable) and not isinstance(value, str)
-        text = ", ".join(str(v) for v in islice(value, 50)) if several else str(value)
+        text = _text(value)
         if text.strip():
             facts[name.replace("_", " ")] = text if len(text) <= _LONGEST else text[:_LONGEST] + " ..."
     return facts
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return ", ".join(str(v) for v in islice(value, 50))
+    return str(value)
