@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -51,7 +52,7 @@ def plan_batch(settings: Settings, sessions: Sequence[str | Path], *, redo: bool
     DataError
         If a session is named twice, or there is none.
     """
-    paths = [Path(s).expanduser().absolute() for s in sessions]
+    paths = [Path(os.path.abspath(Path(s).expanduser())) for s in sessions]
     if not paths:
         raise DataError("There is no session. Expected paths of NWB files or Suite2p folders.")
     twice = sorted({str(p) for p in paths if paths.count(p) > 1})
