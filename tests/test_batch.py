@@ -129,7 +129,10 @@ def test_a_changed_configuration_or_input_is_refused_until_asked_for(fit, sessio
     run(fit, *one, "--workers", 0, code=1)
     assert changed_at(tmp_path / "results") == before
     run(fit, *one, "--workers", 0, "--redo")
-    assert changed_at(tmp_path / "results") != before
+    redone = changed_at(tmp_path / "results")
+    assert redone != before
+    run(fit, *one, "--workers", 0, "--redo")
+    assert changed_at(tmp_path / "results") == redone, "a --redo that was cut off goes on, too"
 
 
 def test_a_report_can_be_had_later_without_another_fit(fit, sessions, tmp_path):

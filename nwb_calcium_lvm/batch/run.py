@@ -66,14 +66,14 @@ def _planned(settings: Settings, path: Path, key: str, redo: bool) -> Planned:
     name = name_of(path)
     earlier = read_record(settings.folder, name)
     job = Job(path, name, key, settings)
-    if earlier is None or redo:
+    if earlier is None:
         return Planned(job, "run")
     if earlier.status != "done":
         return Planned(job, "retry")
     if not (settings.folder / output_of(path, name)).exists():
         return Planned(job, "run")
     if earlier.key != key:
-        return Planned(job, "changed")
+        return Planned(job, "run" if redo else "changed")
     if settings.report and not (earlier.report and (settings.folder / earlier.report).exists()):
         return Planned(replace(job, only_report=True, earlier=earlier), "report")
     return Planned(replace(job, earlier=earlier), "done")
@@ -105,7 +105,8 @@ def run_batch(
     scheduler : str, optional
         Address of a Dask scheduler to use instead; its workers must see the same files under the same paths.
     redo : bool
-        Do all sessions again, whatever is there.
+        Do sessions again that were done with another configuration, or have changed since. Those that were done with
+        this one are not, so that a kill costs nothing here either.
     tell : callable, optional
         Called with each record as it comes, how many are through, and of how many.
     verbose : int

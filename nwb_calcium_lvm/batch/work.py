@@ -102,7 +102,7 @@ def _whole(job: Job) -> Record:
     )
     target = settings.folder / output_of(job.session, job.name)
     if target.is_dir():
-        shutil.rmtree(target)  # a store cannot be replaced in one step; the record that names it is already void
+        shutil.rmtree(target)  # no store takes another's place in one step; a kill in between leaves it to do
     os.replace(written, target)
     record = Record(
         str(job.session),

@@ -50,10 +50,10 @@ def _texts(holder: Any, names: tuple[str, ...]) -> dict[str, str]:
     facts: dict[str, str] = {}
     for name in names:
         value: Any = getattr(holder, name, None)
-        if value is None or (isinstance(value, float) and value != value):
+        if value is None:
             continue
         several = not isinstance(value, str) and hasattr(value, "__len__")
-        text = ", ".join(str(v) for v in list(value)[:50]) if several else str(value)
-        if text.strip():
+        text = ", ".join(str(v) for v in value[:50]) if several else str(value)
+        if text.strip() and text != "nan":  # a wavelength that nobody noted
             facts[name.replace("_", " ")] = text if len(text) <= _LONGEST else text[:_LONGEST] + " ..."
     return facts
