@@ -107,6 +107,7 @@ def test_a_batch_goes_on_where_it_stopped_and_one_bad_file_stops_nothing(fit, se
     before = changed_at(results)
     shutil.copy2(sessions[0], bad)
     said = run(fit, *everything, "--workers", 0, code=1)
+    assert "2 of 4 sessions are done already" in said
     assert "3 of 4 sessions done" in said
     assert "bad.nwb: score" in said
     after = changed_at(results)
@@ -128,7 +129,10 @@ def test_a_changed_configuration_or_input_is_refused_until_asked_for(fit, sessio
     run(fit, *one, "--workers", 0, code=1)
     assert changed_at(tmp_path / "results") == before
     run(fit, *one, "--workers", 0, "--redo")
-    assert changed_at(tmp_path / "results") != before
+    redone = changed_at(tmp_path / "results")
+    assert redone != before
+    run(fit, *one, "--workers", 0, "--redo")
+    assert changed_at(tmp_path / "results") == redone, "a --redo that was cut off goes on, too"
 
 
 def test_a_report_can_be_had_later_without_another_fit(fit, sessions, tmp_path):
@@ -178,6 +182,47 @@ def test_workers_share_the_machine(fit, sessions, tmp_path):
     )
     assert [r.status for r in records] == ["done"]
     assert told == [(1, 1)]
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_runs_already_is_used(fit, sessions, caplog):
+    distributed = pytest.importorskip("distributed")
+    settings = read_settings(fit)
+    # Its workers are threads of this process: JAX is here already, and what runs at once goes one by one.
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+    ) as cluster:
+        records = run_batch(settings, sessions, scheduler=cluster.scheduler_address)
+    assert [r.status for r in records] == ["done", "done"]
+    assert "have imported JAX already" in caplog.text
+
+
+def test_a_session_that_kills_its_worker_is_noted(fit, sessions, monkeypatch):
+    class KilledWorker(Exception):
+        pass
+
+    def killing(jobs):
+        for job in jobs:
+            yield job, KilledWorker("gone")
+
+    monkeypatch.setattr("nwb_calcium_lvm.batch.cluster.in_this_process", killing)
+    settings = read_settings(fit)
+    (record,) = run_batch(settings, sessions[:1], workers=0)
+    assert record.status == "failed"
+    assert "its worker process died, twice" in record.error
+    assert read_record(settings.folder, record.name) == record
+
+
+def test_what_is_interrupted_is_in_the_table(fit, sessions, monkeypatch):
+    def interrupted(jobs):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("nwb_calcium_lvm.batch.cluster.in_this_process", interrupted)
+    settings = read_settings(fit)
+    with pytest.raises(KeyboardInterrupt):
+        run_batch(settings, sessions, workers=0)
+    assert pd.read_csv(settings.folder / "summary.csv")["status"].tolist() == ["interrupted"] * 2
 
 
 def test_what_workers_are_told_before_jax_is_imported():

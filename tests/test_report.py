@@ -358,6 +358,22 @@ def test_traces_are_those_of_the_reader_at_the_shown_frames(session, recording, 
     assert traces.at(np.array([1e6]), recording.roi_ids) is None
 
 
+def test_of_a_large_file_a_part_is_read_and_the_page_says_so(session, recording, monkeypatch):
+    from nwb_calcium_lvm.report import _reading
+    from nwb_calcium_lvm.stream import RecordingStream
+
+    monkeypatch.setattr(RecordingStream, "block_size", 2)
+    monkeypatch.setattr(_reading, "_KEPT", 3)
+    whole = read_traces(session, {}, {})
+    assert whole.recording.n_rois == 3, "only traces that may be drawn are kept"
+    np.testing.assert_allclose(whole.quality.noise_level, recording.roi_metadata["noise_level"], rtol=1e-5)
+    monkeypatch.setattr(_reading, "_MOST_BYTES", 3 * 4 * recording.n_frames)
+    part = read_traces(session, {}, {})
+    assert len(part.quality.roi_ids) == 4
+    assert part.n_rois == 7
+    assert any("quality is that of the first 4 of 7 ROIs" in note for note in part.notes)
+
+
 # -- Advice -----------------------------------------------------------------------------------------------------------
 
 

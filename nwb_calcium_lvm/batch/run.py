@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -51,7 +52,7 @@ def plan_batch(settings: Settings, sessions: Sequence[str | Path], *, redo: bool
     DataError
         If a session is named twice, or there is none.
     """
-    paths = [Path(s).expanduser().absolute() for s in sessions]
+    paths = [Path(os.path.abspath(Path(s).expanduser())) for s in sessions]
     if not paths:
         raise DataError("There is no session. Expected paths of NWB files or Suite2p folders.")
     twice = sorted({str(p) for p in paths if paths.count(p) > 1})
@@ -65,14 +66,14 @@ def _planned(settings: Settings, path: Path, key: str, redo: bool) -> Planned:
     name = name_of(path)
     earlier = read_record(settings.folder, name)
     job = Job(path, name, key, settings)
-    if earlier is None or redo:
+    if earlier is None:
         return Planned(job, "run")
     if earlier.status != "done":
         return Planned(job, "retry")
     if not (settings.folder / output_of(path, name)).exists():
         return Planned(job, "run")
     if earlier.key != key:
-        return Planned(job, "changed")
+        return Planned(job, "run" if redo else "changed")
     if settings.report and not (earlier.report and (settings.folder / earlier.report).exists()):
         return Planned(replace(job, only_report=True, earlier=earlier), "report")
     return Planned(replace(job, earlier=earlier), "done")
@@ -104,7 +105,8 @@ def run_batch(
     scheduler : str, optional
         Address of a Dask scheduler to use instead; its workers must see the same files under the same paths.
     redo : bool
-        Do all sessions again, whatever is there.
+        Do sessions again that were done with another configuration, or have changed since. Those that were done with
+        this one are not, so that a kill costs nothing here either.
     tell : callable, optional
         Called with each record as it comes, how many are through, and of how many.
     verbose : int

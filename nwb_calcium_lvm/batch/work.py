@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import threading
 import time
 import warnings
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from nwb_calcium_lvm.exceptions import DataError
 logger = logging.getLogger(__name__)
 
 _OF_NWB_ONLY = ("series", "trials", "event", "window")
+# Sessions share filters of warnings and settings of Matplotlib, so a worker of several threads takes one by one.
+_ONE_AT_A_TIME = threading.Lock()
 _OF_CUTTING = ("event", "window")
 
 
@@ -38,6 +41,11 @@ class Job:
 
 def run_job(job: Job) -> Record:
     """Do the job, and write and return its record; whatever goes wrong is in the record."""
+    with _ONE_AT_A_TIME:
+        return _run(job)
+
+
+def _run(job: Job) -> Record:
     started = time.monotonic()
     try:
         with warnings.catch_warnings():
@@ -94,7 +102,7 @@ def _whole(job: Job) -> Record:
     )
     target = settings.folder / output_of(job.session, job.name)
     if target.is_dir():
-        shutil.rmtree(target)  # a store cannot be replaced in one step; the record that names it is already void
+        shutil.rmtree(target)  # no store takes another's place in one step; a kill in between leaves it to do
     os.replace(written, target)
     record = Record(
         str(job.session),

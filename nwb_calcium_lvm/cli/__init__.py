@@ -197,7 +197,7 @@ def batch(
         str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler to use, such as tcp://host:8786.")
     ] = None,
     report: Annotated[bool, typer.Option("--report", help="Write a page of HTML for each session, too.")] = False,
-    redo: Annotated[bool, typer.Option("--redo", help="Do all sessions again, and replace their results.")] = False,
+    redo: Annotated[bool, typer.Option("--redo", help="Replace results of another configuration or input.")] = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
     debug: Debug = False,

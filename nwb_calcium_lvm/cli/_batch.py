@@ -35,6 +35,10 @@ def run_batch_command(
         _say_plan(settings, sessions, redo, say)
         return
 
+    there = sum(p.action == "done" for p in plan_batch(settings, sessions, redo=redo))
+    if there:
+        say(f"{there} of {len(sessions)} sessions are done already")
+
     def tell(record: Record, done: int, total: int) -> None:
         say(f"[{done}/{total}] {_outcome(record)}")
 

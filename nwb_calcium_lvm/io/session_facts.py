@@ -52,10 +52,10 @@ def _texts(holder: Any, names: tuple[str, ...]) -> dict[str, str]:
     facts: dict[str, str] = {}
     for name in names:
         value: Any = getattr(holder, name, None)
-        if value is None or (isinstance(value, float) and value != value):
+        if value is None:
             continue
         text = _text(value)
-        if text.strip():
+        if text.strip() and text != "nan":  # a wavelength that nobody noted
             facts[name.replace("_", " ")] = text if len(text) <= _LONGEST else text[:_LONGEST] + " ..."
     return facts
 

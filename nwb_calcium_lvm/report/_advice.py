@@ -96,7 +96,7 @@ def _not_converged(seen: Seen) -> Iterator[Advice]:
         remedy = f"Train longer: --epochs {2 * int(seen.settings.get('max_epochs') or 300)}."
     else:
         most = int(seen.settings.get("max_iter") or 100)
-        remedy = f"Raise max_iter: --set max_iter={3 * most}; or, if the curve is flat, tol: --set tol=1e-4."
+        remedy = f"Raise max_iter: --set max_iter={max(3 * most, 100)}; or, if the curve is flat, tol: --set tol=1e-4."
     yield Advice("problem", seen.name, "The fit did not converge.", remedy)
 
 

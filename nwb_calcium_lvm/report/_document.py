@@ -38,13 +38,14 @@ class Facts:
 class Table:
     """A table; numbers to the right.
 
-    ``folded`` tables are shown when asked for.
+    ``folded`` tables are shown when asked for; ``alone`` ones have nothing beside them.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
     title: str = ""
     folded: bool = False
+    alone: bool = False
     kind: str = "table"
 
     @property

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nwb_calcium_lvm.plotting._style import FAINT, INK
@@ -46,6 +47,11 @@ def picture(draw: Callable[[], Any], caption: str, *, wide: bool = True) -> Pict
     except Exception as error:  # a file may hold anything; one picture that fails is no reason to show none
         logger.info("Could not draw %r", caption, exc_info=True)
         return Text(f"Not drawn: {caption} ({type(error).__name__}: {error})", tone="note")
+
+
+def small_axes() -> Axes:
+    """Return axes as wide as a phone, so that their text is not shrunk there."""
+    return Figure(figsize=(4.2, 2.7), layout="constrained").subplots()
 
 
 def _svg(figure: Any, caption: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from nwb_calcium_lvm import plotting
 from nwb_calcium_lvm.report._document import Block, Facts, Picture, Section, Table, Text, said
-from nwb_calcium_lvm.report._pictures import picture
+from nwb_calcium_lvm.report._pictures import picture, small_axes
 from nwb_calcium_lvm.report._reading import Traces
 
 _MOST_ROWS = 500  # of the table of ROIs
@@ -89,7 +89,7 @@ def quality_section(traces: Traces) -> Section:
     if np.isfinite(noise).any():
         pictures: list[Picture | Text] = [
             picture(
-                lambda: plotting.noise_levels(noise, flagged=quality.saturated),
+                lambda: plotting.noise_levels(noise, flagged=quality.saturated, ax=small_axes()),
                 "Noise level ν of each ROI: the median step between frames over √(frame rate), in %. It does not "
                 "depend on the frame rate."
                 + (" Orange: the trace stays at its ceiling." if quality.saturated.any() else ""),

@@ -13,7 +13,7 @@ from nwb_calcium_lvm import plotting
 from nwb_calcium_lvm.plotting._overview import shown_frames
 from nwb_calcium_lvm.report._document import Block, Facts, Heading, Section, Table, Text, said
 from nwb_calcium_lvm.report._events import Around, around_events
-from nwb_calcium_lvm.report._pictures import picture
+from nwb_calcium_lvm.report._pictures import picture, small_axes
 from nwb_calcium_lvm.report._reading import Traces, part_of, rois_in
 from nwb_calcium_lvm.report._visits import visit_lengths
 from nwb_calcium_lvm.result import InferenceResult
@@ -183,7 +183,7 @@ def _states_around(path: NDArray[np.integer], event: Around, n_states: int) -> l
     name, some = event.name.replace("_", " "), _of_trials(event)
     blocks: list[Block] = [
         picture(
-            lambda: plotting.states_by_trial(states, event.time, n_states=n_states),
+            lambda: plotting.states_by_trial(states, event.time, n_states=n_states, ax=small_axes()),
             f"State of each trial around “{name}”{some}.",
             wide=False,
         )
@@ -191,7 +191,7 @@ def _states_around(path: NDArray[np.integer], event: Around, n_states: int) -> l
     if len(whole) >= 2:
         blocks.append(
             picture(
-                lambda: plotting.states_around_event(whole, event.time, n_states=n_states),
+                lambda: plotting.states_around_event(whole, event.time, n_states=n_states, ax=small_axes()),
                 f"Fraction of trials in each state around “{name}”.",
                 wide=False,
             )
@@ -243,7 +243,9 @@ def _latents(result: InferenceResult, shown: InferenceResult, name: str, around:
         values = _at_frames(result.arrays[name].values, event.frames)
         blocks.append(
             picture(
-                lambda values=values, event=event: plotting.mean_around_event(values, event.time, label=one),
+                lambda values=values, event=event: plotting.mean_around_event(
+                    values, event.time, label=one, ax=small_axes()
+                ),
                 f"{one}s around “{event.name.replace('_', ' ')}”, averaged over trials{_of_trials(event)}, with one "
                 "standard error.",
                 wide=False,
@@ -349,7 +351,7 @@ def _parameters(result: InferenceResult, traces: Traces | None) -> list[Block]:
         )
     if not rows:
         return []
-    return [Heading("Parameters"), Table(("over ROIs", "10 %", "median", "90 %"), rows), *pictures]
+    return [Heading("Parameters"), Table(("over ROIs", "10 %", "median", "90 %"), rows, alone=True), *pictures]
 
 
 def _clock(shown: InferenceResult) -> tuple[NDArray[np.floating], str]:
