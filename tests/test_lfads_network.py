@@ -281,8 +281,7 @@ def test_the_bound_is_below_the_log_density_and_its_weights_average_to_it(poisso
 
     of_initial = Normal(out.initial.mean[:, 0], out.initial.log_variance[:, 0])
     log_weight = total + prior - log_density(of_initial, initial) - log_density(of_inputs, u)
-    share = np.exp(log_weight - exact)  # mean 1
-    assert share.mean() == pytest.approx(1.0, abs=4.0 * share.std() / np.sqrt(len(u)))
+    assert logsumexp(log_weight) - np.log(len(u)) == pytest.approx(exact, abs=0.03)
     assert one.mean() < exact - 0.02
     assert one.mean() == pytest.approx(log_weight.mean(), abs=4 * (one.std() + log_weight.std()) / len(u) ** 0.5)
 
@@ -360,8 +359,9 @@ def test_windows_cover_every_segment_and_join_to_what_was_cut(cut):
     last = {}
     for a, b in windows.bounds:
         assert label[a] == label[b - 1]
-        whole = min(longest, segments.lengths[label[a]])
-        assert b - a == whole if overlap else 1 <= b - a <= whole  # without overlap a segment is shared out evenly
+        length = segments.lengths[label[a]]
+        even = length / -(-length // longest)  # without overlap a segment is shared out evenly
+        assert b - a == min(longest, length) if overlap else b - a in (np.floor(even), np.ceil(even))
         if label[a] in last:  # rounding places a window at most one frame beside where it would lie evenly
             assert last[label[a]] - a >= np.floor(overlap * (b - a)) - 1
         last[label[a]] = b

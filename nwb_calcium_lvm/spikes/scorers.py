@@ -28,7 +28,7 @@ class SpikeScorer:
     >>> decay = np.exp(-np.arange(60) / 15)
     >>> traces = [Recording(np.convolve(c[:, 0], decay)[:600, None], sampling_rate=30.0) for c in counts]
     >>> oasis = OASISSpikeEstimator(decay_time=0.5, penalty=0.0)
-    >>> cross_val_score(oasis, traces, counts, scoring=SpikeScorer("auc"), cv=2).round(1)
+    >>> cross_val_score(oasis, traces, counts, scoring=SpikeScorer("auc"), cv=2).round(2)
     array([1., 1.])
     """
 
