@@ -8,7 +8,7 @@ from flax import nnx
 
 from nwb_calcium_lvm._core.pytrees import flatten, unflatten
 from nwb_calcium_lvm.spikes import DEFAULT, PUBLISHED
-from nwb_calcium_lvm.spikes import inference as inference_module
+from nwb_calcium_lvm.spikes import chunks
 from nwb_calcium_lvm.spikes.inference import Networks, run_networks
 from nwb_calcium_lvm.spikes.losses import correlation, entropy_loss, pearson_loss, squared_loss
 from nwb_calcium_lvm.spikes.network import S2SNetwork, context, n_parameters
@@ -79,7 +79,7 @@ def test_chunks_leave_no_seam(rng, monkeypatch):
     networks = Networks(graph, (params,), 1.0)
     traces, told = rng.normal(size=(3, 3000)), rng.normal(size=(3, 3))
     whole = run_networks(traces, told, networks, config.architecture)
-    monkeypatch.setattr(inference_module, "CHUNK", 256)
+    monkeypatch.setattr(chunks, "LONGEST", 256)
     parts = run_networks(traces, told, networks, config.architecture)
     assert whole.shape == (3, 3000)
     np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-5)

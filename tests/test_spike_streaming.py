@@ -20,7 +20,7 @@ from nwb_calcium_lvm.exceptions import DataError, DataWarning, WriteError
 from nwb_calcium_lvm.io import stream_nwb, stream_suite2p
 from nwb_calcium_lvm.io.stored_array import StoredArray
 from nwb_calcium_lvm.provenance import Segments
-from nwb_calcium_lvm.spikes import inference, streaming
+from nwb_calcium_lvm.spikes import chunks, inference, streaming
 from nwb_calcium_lvm.stream import RecordingStream
 
 SAME = {"rtol": 1e-5, "atol": 1e-6}
@@ -68,7 +68,7 @@ def test_chunks_in_time_leave_no_seam(s2s, rate, kind, monkeypatch):
         times = times + 0.2 / rate * rng.random(n)
     recording = Recording(x, timestamps=times, **options)
     whole = s2s.transform(recording)
-    monkeypatch.setattr(inference, "CHUNK", 256)  # 5 s, and the networks look more than 2 s to either side
+    monkeypatch.setattr(chunks, "LONGEST", 256)  # 5 s, and the networks look more than 2 s to either side
     np.testing.assert_allclose(s2s.transform(recording), whole, **SAME)
     assert np.isfinite(whole).all()
 
@@ -76,7 +76,7 @@ def test_chunks_in_time_leave_no_seam(s2s, rate, kind, monkeypatch):
 def test_a_chunk_that_saw_too_little_would_show(s2s, monkeypatch):
     recording = Recording(bursting(30.0, 40.0, np.random.default_rng(0)), sampling_rate=30.0)
     whole = s2s.transform(recording)
-    monkeypatch.setattr(inference, "CHUNK", 256)
+    monkeypatch.setattr(chunks, "LONGEST", 256)
     before, after = inference.context(s2s.config_.architecture)
     monkeypatch.setattr(inference, "context", lambda shape: (before - 40, after))
     assert np.abs(s2s.transform(recording) - whole).max() > 1e-3

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nwb_calcium_lvm.preprocessing import fill_missing
 from nwb_calcium_lvm.recording import Recording
+from nwb_calcium_lvm.spikes.chunks import chunks_of, padded_shape
 from nwb_calcium_lvm.spikes.clocks import average_over, frame_edges, grid_edges, grid_over, integrate_over
 from nwb_calcium_lvm.spikes.configs import S2SConfig
 from nwb_calcium_lvm.spikes.network import Architecture, context
@@ -21,8 +22,6 @@ from nwb_calcium_lvm.spikes.traces import Scale, conditions_of, scale_of
 
 Array = NDArray[np.floating]
 
-CHUNK = 8192  # samples of the network's clock computed at once, at most
-_SAMPLES = 2**14  # of all traces computed at once: layers of more do not stay in a processor's cache (1.7 times slower)
 _ROWS = 64  # traces resampled at once, at most
 
 
@@ -122,27 +121,12 @@ def run_networks(traces: Array, conditions: Array, networks: Networks, shape: Ar
     Each chunk is computed with all the samples before and after it that its rates depend on, so that the chunks'
     limits make no difference; beyond the ends of a trace its first and last value are held.
     """
-    n_rows, n = traces.shape
     before, after = context(shape)
-    # Few lengths and few numbers of rows, so that few programs are compiled.
-    length = min(CHUNK, _power_of_two(n, shape.stride))
-    rows = min(_power_of_two(n_rows, 1), max(_SAMPLES // length, 1))
-    n_chunks, n_groups = -(-n // length), -(-n_rows // rows)
-    padded = np.pad(traces, ((0, 0), (before, n_chunks * length - n + after)), mode="edge").astype(np.float32)
-    padded = np.pad(padded, ((0, n_groups * rows - n_rows), (0, 0)))
-    told = np.pad(np.asarray(conditions, np.float32), ((0, n_groups * rows - n_rows), (0, 0)))
-    out = np.empty((n_groups * rows, n_chunks * length), np.float32)
-    for first in range(0, n_groups * rows, rows):
-        group = slice(first, first + rows)
-        for start in range(0, n_chunks * length, length):
-            window = padded[group, start : start + length + before + after]
-            rates = _mean_rate(networks.members, jnp.asarray(window), jnp.asarray(told[group]), networks.graph)
-            out[group, start : start + length] = np.asarray(rates)[:, before : before + length]
-    return np.multiply(out[:n_rows, :n], networks.gain)
-
-
-def _power_of_two(n: int, least: int) -> int:
-    return max(1 << max(n - 1, 0).bit_length(), least)
+    out = np.empty(padded_shape(*traces.shape, shape.stride), np.float32)
+    for chunk in chunks_of(traces, conditions, before, after, shape.stride):
+        rates = _mean_rate(networks.members, jnp.asarray(chunk.window), jnp.asarray(chunk.conditions), networks.graph)
+        out[chunk.rows, chunk.frames] = np.asarray(rates)[:, chunk.inside]
+    return np.multiply(out[: traces.shape[0], : traces.shape[1]], networks.gain)
 
 
 @partial(jax.jit, static_argnames=("graph",))

@@ -1,0 +1,730 @@
+"""VAESpikeEstimator: spikes by amortised inference in a generative model of the indicator, without known spikes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from nwb_calcium_lvm._core.coerce import warn_if_transposed
+from nwb_calcium_lvm.exceptions import DataError, DataWarning
+from nwb_calcium_lvm.indicators import Indicator
+from nwb_calcium_lvm.recording import Recording
+from nwb_calcium_lvm.result import InferenceResult, NamedArray
+from nwb_calcium_lvm.spikes.base import SpikeEstimator
+from nwb_calcium_lvm.spikes.clocks import count_over
+from nwb_calcium_lvm.spikes.filtering import own_counts, own_levels
+from nwb_calcium_lvm.spikes.inputs import Findings, Given, frame_durations, look_at, spike_times, take
+from nwb_calcium_lvm.spikes.interpretation import windowed
+from nwb_calcium_lvm.spikes.shifts import checked_lag, moved_and_smoothed
+from nwb_calcium_lvm.spikes.vae import learning, weights
+from nwb_calcium_lvm.spikes.vae.generative import GenerativeModel, model_of
+from nwb_calcium_lvm.spikes.vae.inference import (
+    Shown,
+    around,
+    cell_parameters,
+    count_moments,
+    informed,
+    limits_of,
+    show,
+)
+from nwb_calcium_lvm.spikes.vae.posterior import denoised, draws_of
+from nwb_calcium_lvm.spikes.vae.recognition import RecognitionConfig
+from nwb_calcium_lvm.spikes.vae.simulation import World
+from nwb_calcium_lvm.spikes.vae.training import build, sleep
+from nwb_calcium_lvm.spikes.vae.wake import Cells, Setting, bounds_of, vimco
+from nwb_calcium_lvm.spikes.vae.weights import Trained
+
+POSTERIORS = ("correlated", "factorised")
+METHODS = ("sleep", "vimco")
+STARTS = ("pretrained", "random")
+_BATCH = 24  # snippets of an update
+_OF_BOUND = 512  # frames whose bound is computed together
+_RANGE = (5.0, 80.0)  # frame rates that the package's networks were trained for
+_WEIGHT = "weight:"
+
+
+class VAESpikeEstimator(SpikeEstimator):
+    r"""Spikes per second from a recognition network and the generative model that it inverts ("DeepSpike").
+
+    .. math::
+        F_t = \beta + f_\theta(s_1, \dots, s_t) + \epsilon_t, \qquad
+        q_\phi(s \mid F) = \prod_t q_\phi(s_t \mid F, s_{<t})
+
+    A network is trained once and reads the spikes of any cell in one pass. It learns by dreaming: spikes, parameters
+    and noise are drawn from priors, and the network is taught to find the spikes again; no recording with known spikes
+    is needed.
+
+    Parameters
+    ----------
+    generative : {"ml_phys", "scdf", "linear"} or GenerativeModel, default "ml_phys"
+        From spikes to fluorescence: an indicator that binds a power of calcium with delay and saturation, a dye that
+        calcium fills, or calcium that rises and decays; or a JAX function of one's own.
+    posterior : {"correlated", "factorised"}, default "correlated"
+        Whether spikes of a frame depend on those of the frames before, in samples and intervals. Rates are the same.
+    method : {"sleep", "vimco"}, default "sleep"
+        How ``fit`` learns: from dreams, drawn like the recording; or from the recording itself by an
+        importance-weighted bound with VIMCO, as published, which also fits the parameters of each cell.
+    start : {"pretrained", "random"}, default "pretrained"
+        From the network that comes with the package for this generative model, or anew.
+    n_updates : int, optional
+        Steps of training. Default: 0 for ``"sleep"`` from a pretrained network, which then is used as it is, else
+        2,000.
+    n_draws : int, default 32
+        Spike trains drawn for an update of VIMCO, the bound, or a reconstruction.
+    config : RecognitionConfig, optional
+        Shape of a network that starts anew.
+    world : World, optional
+        What is dreamed around the generative model: rates, noise, frame rates.
+    lag : float, default -0.05
+        Moves the output later by this many s; the same for all indicators. Frames are averages of what came before
+        their time stamp, and indicators begin to rise more slowly than the models'.
+    smoothing : float, default 0.05
+        Standard deviation of a Gaussian in s by which rates are smoothed, for the timing that the model does not know
+        is uncertain; 0 for the model's own.
+    sampling_rate : float, optional
+        Frames per second, for arrays, and for files and folders that do not say it.
+    random_state : int, RandomState or None
+    verbose : int, default 0
+        1 shows a progress bar.
+
+    Attributes
+    ----------
+    trained_ : Trained
+        Network, its shape, and the generative model with the prior that it dreams from.
+    parameters_, parameter_errors_ : dict of str to ndarray, shape (unit,)
+        Posterior median of each parameter of the cells fitted, and the standard deviation of its logarithm. Those of
+        other cells: :meth:`cell_parameters`.
+    history_ : ndarray, shape (check, 2)
+        Updates, and the loss (``"sleep"``) or the bound in nats per frame (``"vimco"``).
+    roi_ids_ : ndarray
+
+    Raises
+    ------
+    DataError
+        Where the data cannot be used; the message says what was received, expected, and what to do.
+
+    Notes
+    -----
+    Each ROI is taken alone: a fitted estimator takes any number of them. Frame rates from 5 to 80 Hz are read as they
+    are, faster ones are averaged to 60 Hz.
+
+    References
+    ----------
+    Speiser, Yan, Archer, Buesing, Turaga and Macke 2017, Fast amortized inference of neural activity from calcium
+    imaging data with variational autoencoders, NeurIPS. Deneux et al. 2016 (MLspike). Mnih and Rezende 2016 (VIMCO).
+    Hinton et al. 1995 (sleep).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nwb_calcium_lvm.spikes import VAESpikeEstimator
+    >>> rng = np.random.default_rng(0)
+    >>> counts = rng.poisson(0.03, size=(900, 2))
+    >>> kernel = 0.3 * np.exp(-np.arange(60) / 15.0)
+    >>> trace = np.apply_along_axis(lambda s: np.convolve(s, kernel)[:900], 0, counts)
+    >>> trace = trace + 0.03 * rng.standard_normal(trace.shape)
+    >>> vae = VAESpikeEstimator(generative="linear", lag=0.0, smoothing=0.0, sampling_rate=30.0).fit(trace)
+    >>> bool(np.corrcoef(vae.predict(trace)[:, 0], counts[:, 0])[0, 1] > 0.8)
+    True
+    """
+
+    trained_: Trained
+    parameters_: dict[str, NDArray[np.floating]]
+    parameter_errors_: dict[str, NDArray[np.floating]]
+    history_: NDArray[np.floating]
+    roi_ids_: NDArray[Any]
+
+    def __init__(
+        self,
+        *,
+        generative: str | GenerativeModel = "ml_phys",
+        posterior: str = "correlated",
+        method: str = "sleep",
+        start: str = "pretrained",
+        n_updates: int | None = None,
+        n_draws: int = 32,
+        config: RecognitionConfig | None = None,
+        world: World | None = None,
+        lag: float = -0.05,
+        smoothing: float = 0.05,
+        sampling_rate: float | None = None,
+        random_state: Any = None,
+        verbose: int = 0,
+    ):
+        self.generative = generative
+        self.posterior = posterior
+        self.method = method
+        self.start = start
+        self.n_updates = n_updates
+        self.n_draws = n_draws
+        self.config = config
+        self.world = world
+        self.lag = lag
+        self.smoothing = smoothing
+        self.sampling_rate = sampling_rate
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = False
+        return tags
+
+    @property
+    def takes_any_rois(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether ROIs may come some at a time: where each is a unit of its own."""
+        return model_of(self.generative).n_channels == 1
+
+    # -- Fitting --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(cls, generative: str | Path = "ml_phys", **parameters: Any) -> Self:
+        """Return an estimator with a network that comes with the package, or with that of a ``.npz`` file.
+
+        Parameters
+        ----------
+        generative : {"ml_phys", "scdf", "linear"} or path
+        **parameters
+            Of the constructor, such as ``posterior`` or ``sampling_rate``.
+        """
+        from_file = Path(generative).suffix == ".npz"
+        trained = (
+            weights.read_weights(Path(generative).expanduser()) if from_file else weights.pretrained(str(generative))
+        )
+        made = cls(generative=trained.model.name, **parameters)
+        made._check_parameters()
+        made._store(trained)
+        return made
+
+    def fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
+        """Fit the network to recordings, and find the parameters of their cells.
+
+        Parameters
+        ----------
+        X : array (time, roi), trials, Recording, list of Recordings, NWB file or Suite2p folder
+            dF/F, or traces of unknown unit as ``Recording(..., units="unknown")``.
+        y : array_like or list, optional
+            Known spikes: counts per frame (time, roi) or the spike times of each ROI in s (None for an ROI whose spikes
+            are not known); a list of these, or None, for a list of Recordings. Every second update then learns from
+            them.
+        groups : array_like, shape (time,), optional
+            Trial of each frame of a 2-D array.
+        """
+        self._check_parameters()
+        for name in ("n_features_in_", "roi_ids_"):  # what an earlier fit noted does not bind this one
+            vars(self).pop(name, None)
+        given = take(self, X, groups=groups)
+        recordings = [item.recording for item in given.items]
+        for recording in recordings:
+            warn_if_transposed(recording)
+            self._warn_of(look_at(recording), recording)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        trained = self._first(recordings, seed)
+        self._check_channels(recordings, trained.model)
+        shown = [show(recording, trained.model) for recording in recordings]
+        if not any(len(s.rois) for s in shown):
+            raise DataError(
+                f"None of {sum(r.n_rois for r in recordings)} ROIs can be fitted (n_samples={recordings[0].n_frames} "
+                "frames): all are constant or never observed. Expected dF/F."
+            )
+        shown = [s for s in shown if len(s.rois)]
+        known = None if y is None else self._known(y, given)
+        if self.method == "vimco":
+            self._fit_vimco(trained, shown, known, seed)
+        else:
+            self._fit_sleep(trained, shown, recordings, known, seed)
+        self.n_features_in_ = recordings[0].n_rois
+        self.roi_ids_ = np.concatenate([r.roi_ids for r in recordings])
+        return self
+
+    def _first(self, recordings: list[Recording], seed: int) -> Trained:
+        """Return the network to start from."""
+        model = model_of(self.generative)
+        if self._from_pretrained():
+            found = weights.pretrained(model.name)
+        else:
+            config = replace(self.config or RecognitionConfig(), correlated=self.posterior == "correlated")
+            model = model.of_indicator(_common_indicator(recordings))
+            found = Trained(build(config, model, seed % 2**31), config, model, {})
+        return found if self.posterior == "correlated" else weights.without_sequence(found)
+
+    def _from_pretrained(self) -> bool:
+        return self.start == "pretrained" and isinstance(self.generative, str) and self.config is None
+
+    def _updates(self) -> int:
+        if self.n_updates is not None:
+            return self.n_updates
+        return 0 if self.method == "sleep" and self._from_pretrained() else 2000
+
+    def _fit_sleep(
+        self, trained: Trained, shown: list[Shown], recordings: list[Recording], known: Any, seed: int
+    ) -> None:
+        world, config = self.world or World(), trained.config
+        if self._from_pretrained():
+            prior = learning.population(shown, trained.network, config, trained.model, world)
+        else:
+            model = trained.model
+            near = learning.like_recordings(shown, world)
+            prior = learning.Population(np.asarray(model.medians()), np.asarray(model.spreads()), near)
+        draw = None
+        if known is not None:
+            stride = around(config)[1]
+            draw = learning.known_spikes(shown, trained.model, recordings, known, -self.lag, _BATCH, stride)
+        n, self.history_ = self._updates(), np.zeros((0, 2))
+        if n or draw is not None:
+            n = n or 400
+            with self._progress(n) as report:
+                network, self.history_ = sleep(
+                    trained.network,
+                    trained.model,
+                    prior.world,
+                    n,
+                    seed,
+                    centre=prior.centre,
+                    spread=prior.spread,
+                    learning_rate=5e-4 if self._from_pretrained() else 2e-3,
+                    known=draw,
+                    report=report,
+                )
+            trained = trained._replace(network=network)
+        self._store(trained)
+        found = [cell_parameters(s, trained.network, config, trained.model) for s in shown]
+        self._store_cells(np.concatenate([m for m, _ in found]), np.concatenate([s for _, s in found]), shown)
+
+    def _fit_vimco(self, trained: Trained, shown: list[Shown], known: Any, seed: int) -> None:
+        if len(shown) != 1:
+            raise DataError(f"method='vimco' fits one recording, and X is a list of {len(shown)}. Fit them one by one.")
+        if known is not None:
+            raise DataError("method='vimco' learns from the traces alone. Use method='sleep' with known spikes.")
+        model, config = trained.model, trained.config
+        cells = learning.start_cells(shown[0], model, (self.world or World()).mean_rate)
+        draw = learning.snippets_of(shown[0], model, _BATCH, around(config)[1])
+        n = self._updates()
+        with self._progress(n) as report:
+            network, cells, self.history_ = vimco(
+                trained.network, cells, draw, self._setting(trained, shown[0], "binomial"), n, seed, report=report
+            )
+        self._store(trained._replace(network=network))
+        values = np.asarray(cells.log_values, float)
+        self._store_cells(values, np.full(values.shape, np.nan), shown)
+
+    def _setting(self, trained: Trained, shown: Shown, prior: str) -> Setting:
+        step = 1.0 / shown.clock.rate
+        return Setting(trained.model, step, self.n_draws, trained.config.max_count, prior)
+
+    def _known(self, y: Any, given: Given) -> list[list[NDArray[np.floating] | None]]:
+        """Return the spike times of each ROI of each recording; None where they are not known."""
+        parts = list(y) if given.is_list else [y]
+        if len(parts) != len(given.items):
+            raise DataError(f"y has {len(parts)} entries for {len(given.items)} Recordings; expected one for each.")
+        out: list[list[NDArray[np.floating] | None]] = []
+        for part, item in zip(parts, given.items, strict=True):
+            n = item.recording.n_rois
+            if part is None:
+                out.append([None] * n)
+                continue
+            missing = [isinstance(part, list | tuple) and i < len(part) and part[i] is None for i in range(n)]
+            filled = [np.zeros(0) if p is None else p for p in part] if any(missing) else part
+            times = spike_times(filled, Given([item], False))[0]
+            out.append([None if m else t for m, t in zip(missing, times, strict=True)])
+        return out
+
+    def _check_channels(self, recordings: list[Recording], model: GenerativeModel) -> None:
+        for recording in recordings:
+            if recording.n_rois % model.n_channels:
+                raise DataError(
+                    f"X has {recording.n_rois} ROIs, but the generative model {model.name!r} takes them in groups of "
+                    f"{model.n_channels}. Expected the columns of each unit side by side."
+                )
+
+    def _store(self, trained: Trained) -> None:
+        self.trained_ = trained
+        vars(self).setdefault("history_", np.zeros((0, 2)))
+        self.parameters_, self.parameter_errors_ = {}, {}
+
+    def _store_cells(self, mean: NDArray[np.floating], sd: NDArray[np.floating], shown: list[Shown]) -> None:
+        names = self.trained_.model.names
+        self.parameters_ = {k: np.exp(mean[:, i]) for i, k in enumerate(names)}
+        self.parameter_errors_ = {k: sd[:, i] for i, k in enumerate(names)}
+
+    def _check_parameters(self) -> None:
+        model_of(self.generative)
+        for name, known in (("posterior", POSTERIORS), ("method", METHODS), ("start", STARTS)):
+            if getattr(self, name) not in known:
+                raise DataError(f"{name}={getattr(self, name)!r} is not known. Expected one of {', '.join(known)}.")
+        if self.n_updates is not None and not (isinstance(self.n_updates, Integral) and self.n_updates >= 0):
+            raise DataError(f"n_updates={self.n_updates!r} is not a number of steps. Expected 0 or more, or None.")
+        if not (isinstance(self.n_draws, Integral) and self.n_draws >= 2):
+            raise DataError(f"n_draws={self.n_draws!r} is not a number of draws. Expected 2 or more.")
+        if not (np.isfinite(self.smoothing) and self.smoothing >= 0):
+            raise DataError(f"smoothing={self.smoothing!r} is not a width. Expected s, 0 or more.")
+        checked_lag(self.lag)
+
+    def _progress(self, n: int) -> Any:
+        from contextlib import contextmanager
+
+        from tqdm import tqdm
+
+        @contextmanager
+        def bar() -> Iterator[Any]:
+            with tqdm(total=n, disable=not self.verbose, unit="update", desc="VAE") as shown:
+
+                def report(done: int, value: float) -> None:
+                    shown.update(done - shown.n)
+                    shown.set_postfix_str(f"{value:.4g}")
+
+                yield report
+
+        return bar()
+
+    # -- Inference ------------------------------------------------------------------------------------------------
+
+    def _warn_of(self, found: Findings, recording: Recording) -> None:
+        super()._warn_of(found, recording)
+        rate = recording.sampling_rate or 1.0
+        if self._from_pretrained() and rate < 0.99 * _RANGE[0]:
+            warnings.warn(
+                f"The recording has {rate:.4g} frames per s; the package's networks were trained for {_RANGE[0]:g} and "
+                "more. Rates are computed but have not been tested there.",
+                DataWarning,
+                stacklevel=4,
+            )
+
+    def _show(self, recording: Recording) -> Shown:
+        trained = self.trained_
+        self._check_channels([recording], trained.model)
+        return informed(show(recording, trained.model), trained.network, trained.config, trained.model)
+
+    def _rates(self, recording: Recording) -> NDArray[np.floating]:
+        shown = self._show(recording)
+        return self._on_frames(recording, shown, self._moments(shown)[0])
+
+    def _moments(self, shown: Shown) -> Any:
+        trained = self.trained_
+        return count_moments(shown, trained.network, trained.config, trained.model)
+
+    def _on_frames(self, recording: Recording, shown: Shown, per_frame: NDArray[np.floating]) -> NDArray[np.floating]:
+        durations = frame_durations(recording)
+        rates = own_counts(recording, shown.clock, per_frame.astype(float)) / durations[:, None]
+        out = np.full(recording.shape, np.nan, np.float32)
+        out[:, shown.rois] = moved_and_smoothed(rates, durations, recording, checked_lag(self.lag), self.smoothing)
+        return out
+
+    def cell_parameters(self, X: Any, *, groups: Any = None) -> Any:
+        """Return what one pass over the traces says of the parameters of each cell, as a table.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row per unit, named by its ROI (the first of several): median of each parameter, and the standard
+            deviation of its logarithm as ``log_sd_...``. Times in s, amplitudes in the unit of the traces.
+        """
+        import pandas as pd
+
+        check_is_fitted(self)
+        recording = take(self, X, groups=groups).only_one("a table of parameters")
+        trained, shown = self.trained_, self._show(recording)
+        n = trained.model.n_channels
+        index = pd.Index(np.asarray(recording.roi_ids)[::n], name="roi")
+        columns = [*trained.model.names, *(f"log_sd_{k}" for k in trained.model.names)]
+        table = pd.DataFrame(np.nan, index=index, columns=columns)
+        if len(shown.rois):
+            mean, sd = cell_parameters(shown, trained.network, trained.config, trained.model)
+            table.iloc[shown.rois[::n] // n] = np.concatenate([np.exp(mean), sd], axis=1)
+        return table
+
+    def sample_spikes(self, X: Any, n: int = 100, *, groups: Any = None, random_state: Any = None) -> Any:
+        """Draw spike trains from the posterior.
+
+        Parameters
+        ----------
+        X, groups
+            As in :meth:`transform`.
+        n : int
+            Spike trains.
+        random_state : int, RandomState or None
+            Default: that of the estimator.
+
+        Returns
+        -------
+        list of ndarray of int, each in the form of X
+            Counts per frame (time, roi), each a spike train that could have been. ROIs without a trace have 0.
+        """
+        check_is_fitted(self)
+        if not (isinstance(n, Integral) and n >= 1):
+            raise DataError(f"n={n!r} is not a number of spike trains. Expected 1 or more.")
+        given = take(self, X, groups=groups)
+        state = check_random_state(self.random_state if random_state is None else random_state)
+        of_each = [self._draws(item.recording, n, state) for item in given.items]
+        return [given.restore([draws[i] for draws in of_each]) for i in range(n)]
+
+    def _draws(self, recording: Recording, n: int, state: np.random.RandomState) -> NDArray[np.integer]:
+        """Return counts (draw, time, roi) on the recording's own frames."""
+        shown = self._show(recording)
+        out = np.zeros((n, *recording.shape), np.int16)
+        if not len(shown.rois):
+            return out
+        trained = self.trained_
+        limits = limits_of(recording, shown)
+        seed = int(state.randint(2**31 - 1))
+        rng = np.random.default_rng(seed)
+        for part in draws_of(shown, trained.network, trained.config, trained.model, n, seed):
+            which = [i for i, (a, _) in enumerate(shown.clock.bounds) if a == part.frames.start][0]
+            own, clock = limits[which]
+            a, b = recording.segments.bounds[which]
+            columns = shown.rois[part.units.start * trained.model.n_channels :]
+            counts = part.counts.transpose(0, 1, 3, 2).reshape(n, -1, part.counts.shape[2])
+            for draw in range(n):
+                for row, roi in enumerate(columns[: counts.shape[1]]):
+                    frames = np.repeat(np.arange(counts.shape[2]), counts[draw, row])
+                    times = clock[frames] + rng.random(len(frames)) * np.diff(clock)[frames] + self.lag
+                    out[draw, a:b, roi] = count_over(np.sort(times), own)
+        return out
+
+    def predict_interval(
+        self, X: Any, alpha: float = 0.1, *, window: float | None = None, n: int = 200, groups: Any = None
+    ) -> tuple[Any, Any]:
+        """Return lowest and highest plausible spike counts, each of shape (time, roi) in the form of X.
+
+        Quantiles of ``n`` spike trains from the posterior, so that counts of neighbouring frames hang together.
+
+        Parameters
+        ----------
+        X, groups
+            As in :meth:`transform`.
+        alpha : float
+            Share of the posterior outside.
+        window : float, optional
+            Count in windows of that many s, centred on each frame. Default: the frames themselves.
+        n : int
+            Spike trains.
+        """
+        check_is_fitted(self)
+        if not 0 < alpha < 1:
+            raise DataError(f"alpha={alpha!r} is not a share. Expected a number between 0 and 1, such as 0.1.")
+        if window is not None and not window > 0:
+            raise DataError(f"window={window!r} is not a length of time. Expected s, above 0, or None.")
+        given = take(self, X, groups=groups)
+        low, high = [], []
+        for item in given.items:
+            recording = item.recording
+            self._warn_of(look_at(recording), recording)
+            a, b = self._interval(recording, alpha, window, n)
+            low.append(a)
+            high.append(b)
+        return given.restore(low), given.restore(high)
+
+    def _interval(
+        self, recording: Recording, alpha: float, window: float | None, n: int
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        state = check_random_state(self.random_state)
+        low, high = (np.full(recording.shape, np.nan) for _ in range(2))
+        step = self.trained_.model.n_channels * max(1, 2**24 // (n * recording.n_frames))
+        for first in range(0, recording.n_rois, step):
+            rois = np.arange(first, min(first + step, recording.n_rois))
+            part = recording.isel(roi=rois)
+            drawn = self._draws(part, n, state).astype(float)
+            if window is not None:
+                frames = window * (recording.sampling_rate or 1.0)
+                drawn = np.stack([windowed(d, recording.segments, frames) for d in drawn])
+            usable = part.usable
+            low[:, rois[usable]] = np.quantile(drawn[..., usable], alpha / 2, axis=0, method="inverted_cdf")
+            high[:, rois[usable]] = np.quantile(drawn[..., usable], 1 - alpha / 2, axis=0, method="inverted_cdf")
+        return low, high
+
+    def reconstruct(self, X: Any, *, groups: Any = None) -> Any:
+        """Return the traces that the model explains, without noise: (time, roi) in the form and unit of X.
+
+        Averages over spike trains of the posterior, with the parameters that one pass finds for each cell.
+        """
+        check_is_fitted(self)
+        given = take(self, X, groups=groups)
+        return given.restore([self._reconstruct(item.recording)[0] for item in given.items])
+
+    def _reconstruct(self, recording: Recording) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        trained, shown = self.trained_, self._show(recording)
+        mean, sd = (np.full(recording.shape, np.nan, np.float32) for _ in range(2))
+        if not len(shown.rois):
+            return mean, sd
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        values = cell_parameters(shown, trained.network, trained.config, trained.model)[0]
+        substeps = (self.world or World()).substeps
+        found = denoised(
+            shown, trained.network, trained.config, trained.model, values, substeps, min(self.n_draws, 32), seed
+        )
+        divisor, baseline = shown.scale.divisor, shown.scale.baseline
+        mean[:, shown.rois] = own_levels(recording, shown.clock, found[0] * divisor + baseline)
+        sd[:, shown.rois] = own_levels(recording, shown.clock, found[1] * divisor)
+        return mean, sd
+
+    def score(self, X: Any, y: Any = None, *, groups: Any = None, metric: str = "pearson") -> float:
+        """Return the agreement with known spikes; without any, a bound on the log-likelihood of the traces.
+
+        Parameters
+        ----------
+        X, groups
+            As in :meth:`transform`.
+        y : array_like or list, optional
+            Known spikes, as in :meth:`fit`.
+        metric : {"pearson", "spearman", "auc", "smooth_pearson"}
+            See :meth:`SpikeEstimator.score`.
+
+        Returns
+        -------
+        float
+            With ``y``: the metric, averaged over ROIs. Without: nats per observed sample, from ``n_draws`` spike trains
+            of each stretch of 512 frames, taken for independent; higher is better, and more draws make it tighter.
+        """
+        if y is not None:
+            return super().score(X, y, groups=groups, metric=metric)
+        check_is_fitted(self)
+        given = take(self, X, groups=groups)
+        total, samples = 0.0, 0
+        for item in given.items:
+            nats, n = self._bound(item.recording)
+            total, samples = total + nats, samples + n
+        if not samples:
+            raise DataError("No ROI of X can be scored: all are constant or never observed.")
+        return total / samples
+
+    def _bound(self, recording: Recording) -> tuple[float, int]:
+        trained, shown = self.trained_, self._show(recording)
+        if not len(shown.rois):
+            return 0.0, 0
+        key = jax.random.key(int(check_random_state(self.random_state).randint(2**31 - 1)))
+        model = trained.model
+        values = cell_parameters(shown, trained.network, trained.config, model)[0]
+        expected = self._moments(shown)[0].reshape(len(shown.traces), -1, model.n_channels).sum(axis=2).mean(axis=0)
+        noise = np.log(np.maximum(np.asarray(shown.told.noise), 1e-4))
+        cells = Cells(values, noise, np.zeros_like(noise), np.log(np.maximum(expected, 1e-5)))
+        setting = self._setting(trained, shown, "poisson")._replace(substeps=(self.world or World()).substeps)
+        nats, samples = 0.0, 0
+        for i, part in enumerate(learning.whole_snippets(shown, model, _OF_BOUND, around(trained.config)[1])):
+            nats += bounds_of(trained.network, cells, part, jax.random.fold_in(key, i), setting).sum()
+            samples += int(part.mask.sum()) * model.n_channels
+        scale = np.log(shown.scale.divisor) * shown.clock.mask.sum(axis=0)  # densities of the traces as given
+        return float(nats - scale.sum()), samples
+
+    def infer(
+        self,
+        X: Any,
+        *,
+        groups: Any = None,
+        stream: bool | None = None,
+        scratch: str | Path | None = None,
+        spikes: bool | float = False,
+        verbose: int = 0,
+        reconstruct: bool = False,
+    ) -> InferenceResult:
+        """Return rates and expected spikes of one recording, ready to be written to NWB.
+
+        Parameters
+        ----------
+        X, groups, stream, scratch, spikes, verbose
+            As in :meth:`SpikeEstimator.infer`.
+        reconstruct : bool
+            With the posterior's spread, the denoised traces and the cells' parameters; not for streams.
+        """
+        if not reconstruct:
+            return super().infer(X, groups=groups, stream=stream, scratch=scratch, spikes=spikes, verbose=verbose)
+        check_is_fitted(self)
+        recording = take(self, X, groups=groups).only_one("a result")
+        self._warn_of(look_at(recording), recording)
+        return self._whole_result(recording)
+
+    def _whole_result(self, recording: Recording) -> InferenceResult:
+        shown = self._show(recording)
+        mean, variance = self._moments(shown)
+        rates = self._on_frames(recording, shown, mean)
+        spread = np.full(recording.shape, np.nan, np.float32)
+        spread[:, shown.rois] = np.sqrt(own_counts(recording, shown.clock, variance.astype(float)))
+        calcium, noise = self._reconstruct(recording)
+        dims, unit = ("time", "roi"), "dF/F" if recording.units == "dff" else "a.u."
+        counts = rates * frame_durations(recording)[:, None].astype(np.float32)
+        arrays = {
+            "firing_rates": NamedArray(rates, dims, "Hz", "Spikes per second."),
+            "expected_spikes": NamedArray(counts, dims, "spikes", "Expected number of spikes in each frame."),
+            "expected_spikes_std": NamedArray(
+                spread,
+                dims,
+                "spikes",
+                "Posterior standard deviation of the spikes in each frame, before lag and smoothing.",
+            ),
+            "calcium": NamedArray(calcium, dims, unit, "Trace without measurement noise, baseline included."),
+            "calcium_std": NamedArray(noise, dims, unit, "Posterior standard deviation of that."),
+        }
+        result = self._result(recording, arrays)
+        if self.trained_.model.n_channels == 1:
+            table = self.cell_parameters(recording)
+            for name in self.trained_.model.names:
+                text = f"Posterior median of the parameter {name} of the generative model."
+                result.parameters[f"cell_{name}"] = NamedArray(
+                    table[name].to_numpy(), ("roi",), _UNITS.get(name, "1"), text
+                )
+        return result
+
+    # -- On disk and in results -----------------------------------------------------------------------------------
+
+    def _about(self) -> dict[str, Any]:
+        about = super()._about()
+        about["hyperparameters"] = self._plain_parameters()
+        return about | {"description": "Recognition network of a generative model of spikes and fluorescence."}
+
+    def save_weights(self, path: str | Path) -> Path:
+        """Save the network for :meth:`from_pretrained`, without the constructor's arguments."""
+        check_is_fitted(self)
+        return weights.write_weights(Path(path), self.trained_)
+
+    def _plain_parameters(self) -> dict[str, Any]:
+        parameters = self.get_params(deep=False)
+        if isinstance(self.generative, GenerativeModel):
+            parameters["generative"] = self.generative.name
+        for name in ("config", "world"):
+            if parameters[name] is not None:
+                parameters[name] = asdict(parameters[name])
+        return parameters
+
+    def _to_save(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        header, arrays = weights.to_plain(self.trained_)
+        fitted: dict[str, Any] = {"trained_": header, "history_": self.history_}
+        fitted |= {k: v for k, v in vars(self).items() if k in ("n_features_in_", "roi_ids_")}
+        fitted |= {f"parameter:{k}": v for k, v in self.parameters_.items()}
+        fitted |= {f"error:{k}": v for k, v in self.parameter_errors_.items()}
+        return self._plain_parameters(), fitted | {_WEIGHT + k: v for k, v in arrays.items()}
+
+    @classmethod
+    def _restore(cls, parameters: dict[str, Any], fitted: dict[str, Any]) -> Self:
+        kinds = {"config": RecognitionConfig, "world": World}
+        made = {k: kind(**_tuples(parameters[k])) for k, kind in kinds.items() if parameters.get(k) is not None}
+        estimator = cls(**parameters | made)
+        own = {k.removeprefix(_WEIGHT): v for k, v in fitted.items() if k.startswith(_WEIGHT)}
+        estimator._store(weights.from_plain(fitted["trained_"], own))
+        for name in ("history_", "n_features_in_", "roi_ids_"):
+            if name in fitted:
+                setattr(estimator, name, fitted[name])
+        for prefix, into in (("parameter:", estimator.parameters_), ("error:", estimator.parameter_errors_)):
+            into.update({k.removeprefix(prefix): v for k, v in fitted.items() if k.startswith(prefix)})
+        return estimator
+
+
+_UNITS = {"decay": "s", "rise": "s", "unbinding": "s", "amplitude": "dF/F"}
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def _common_indicator(recordings: list[Recording]) -> Indicator | None:
+    """Return the indicator of all recordings; None where they say none, or several."""
+    found = {r.indicator for r in recordings}
+    return found.pop() if len(found) == 1 else None
