@@ -19,6 +19,7 @@ _HOME = {
     "OASISSpikeEstimator": "spikes",
     "Recording": "recording",
     "S2SSpikeEstimator": "spikes",
+    "VAESpikeEstimator": "spikes",
     "cite": "citing",
     "load_model": "_core.persistence",
     "read_nwb": "io",

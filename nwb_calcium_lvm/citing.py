@@ -18,6 +18,7 @@ _OF_MODEL = {
     "S2SSpikeEstimator": ("sebastian2021", "rupprecht2021"),
     "FilterSpikeEstimator": ("minka2001", "ganmor2016", "rupprecht2021"),
     "OASISSpikeEstimator": ("friedrich2017", "rupprecht2021"),
+    "VAESpikeEstimator": ("speiser2017", "deneux2016"),
 }
 _LATENT = ("CalciumHMM", "CalciumGPFA", "CalciumLFADS")  # models that take an observation model
 _OF_OBSERVATION = {"calcium": ("ganmor2016", "keeley2025"), "calcium_noisy": ("ganmor2016", "keeley2025", "minka2001")}

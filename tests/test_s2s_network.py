@@ -7,8 +7,7 @@ import pytest
 from flax import nnx
 
 from nwb_calcium_lvm._core.pytrees import flatten, unflatten
-from nwb_calcium_lvm.spikes import DEFAULT, PUBLISHED
-from nwb_calcium_lvm.spikes import chunks
+from nwb_calcium_lvm.spikes import DEFAULT, PUBLISHED, chunks
 from nwb_calcium_lvm.spikes.inference import Networks, run_networks
 from nwb_calcium_lvm.spikes.losses import correlation, entropy_loss, pearson_loss, squared_loss
 from nwb_calcium_lvm.spikes.network import S2SNetwork, context, n_parameters

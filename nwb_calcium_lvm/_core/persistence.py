@@ -20,6 +20,7 @@ _CLASSES = {
     "FilterSpikeEstimator": "nwb_calcium_lvm.spikes",
     "OASISSpikeEstimator": "nwb_calcium_lvm.spikes",
     "S2SSpikeEstimator": "nwb_calcium_lvm.spikes",
+    "VAESpikeEstimator": "nwb_calcium_lvm.spikes",
 }
 
 

@@ -18,6 +18,7 @@ MODELS = {
     "s2s": "S2SSpikeEstimator",
     "filter": "FilterSpikeEstimator",
     "oasis": "OASISSpikeEstimator",
+    "vae": "VAESpikeEstimator",
 }
 _KEYS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "model": {"name": str, "parameters": dict, "fitted": str, "weights": str},
@@ -53,7 +54,7 @@ class Settings:
     fitted : Path, optional
         A model saved by ``estimator.save``, to be applied without a fit.
     weights : str, optional
-        Of ``s2s``.
+        Of ``s2s`` or ``vae``.
     read : dict
         How sessions are read: arguments of :func:`read_nwb` and :func:`read_suite2p`, and ``trials``, ``event`` and
         ``window`` for cutting.
@@ -155,8 +156,8 @@ def check_settings(settings: Settings, where: str) -> None:
     numbers = window is not None and all(isinstance(w, int | float) and not isinstance(w, bool) for w in window)
     if window is not None and not (numbers and len(window) == 2 and window[0] < window[1]):
         raise DataError(f"{where}: window = {window!r}; expected two times in s around the event, such as [-1.0, 3.0].")
-    if settings.weights is not None and settings.model != "s2s":
-        raise DataError(f"{where}: weights are for name = 's2s'; {settings.model} has none.")
+    if settings.weights is not None and settings.model not in ("s2s", "vae"):
+        raise DataError(f"{where}: weights are for name = 's2s' or 'vae'; {settings.model} has none.")
     if settings.fitted is not None:
         if settings.parameters:
             raise DataError(f"{where}: a fitted model has its parameters already. Drop [model.parameters], or fitted.")
@@ -190,6 +191,8 @@ def make_estimator(settings: Settings) -> Any:
     _known(parameters, known, f"[model.parameters] of a {cls.__name__}", "parameter")
     if settings.model == "s2s":
         return cls.from_pretrained(settings.weights or "default", **parameters)
+    if settings.weights is not None:
+        return cls.from_pretrained(settings.weights, **parameters)
     estimator = cls(**parameters)
     if settings.model in _CHECKS:
         from importlib import import_module

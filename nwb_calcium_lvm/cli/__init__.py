@@ -98,12 +98,13 @@ def info(
 def spikes(
     path: Source,
     model: Annotated[
-        str, typer.Option(help="s2s (trained networks), filter (model of calcium, spikes and noise) or oasis.")
+        str, typer.Option(help="s2s (trained on known spikes), vae (trained on simulations), filter or oasis.")
     ] = "s2s",
     out: Out = None,
     in_place: InPlace = False,
     weights: Annotated[
-        str | None, typer.Option(help="Weights of s2s: a name, or a file that train-s2s wrote. Default: default.")
+        str | None,
+        typer.Option(help="Weights of s2s or vae: a name, or a file. Default: default, ml_phys."),
     ] = None,
     lag: Annotated[
         float | None, typer.Option(help="Move rates later by this many seconds. Default: that of the model.")

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import typer
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
 
 from nwb_calcium_lvm.cli._console import Say, table
 from nwb_calcium_lvm.cli._fit import Output
@@ -23,20 +25,22 @@ from nwb_calcium_lvm.result import InferenceResult, NamedArray
 from nwb_calcium_lvm.stream import RecordingStream
 
 _SLAB = 2**22  # values looked at together
-MODELS = ("s2s", "filter", "oasis")
+MODELS = ("s2s", "vae", "filter", "oasis")
 
 
 def spike_estimator(model: str, weights: str | None, lag: float | None) -> Any:
     """Return the estimator of that name, ready to be fitted or used; ``lag`` None for its own default."""
-    from nwb_calcium_lvm.spikes import FilterSpikeEstimator, OASISSpikeEstimator, S2SSpikeEstimator
+    from nwb_calcium_lvm.spikes import FilterSpikeEstimator, OASISSpikeEstimator, S2SSpikeEstimator, VAESpikeEstimator
 
     if model not in MODELS:
         raise typer.BadParameter(f"--model {model}: expected one of {', '.join(MODELS)}.")
     options: dict[str, Any] = {} if lag is None else {"lag": lag}
     if model == "s2s":
         return S2SSpikeEstimator.from_pretrained(weights or "default", **options)
+    if model == "vae":
+        return VAESpikeEstimator.from_pretrained(weights or "ml_phys", **options)
     if weights is not None:
-        raise typer.BadParameter(f"--weights is for --model s2s: {model} has none.")
+        raise typer.BadParameter(f"--weights is for --model s2s or vae: {model} has none.")
     return FilterSpikeEstimator(**options) if model == "filter" else OASISSpikeEstimator(**options)
 
 
@@ -75,7 +79,7 @@ def run_spikes(
         say("Nothing was written (--dry-run).")
         return
     started = time.monotonic()
-    if not hasattr(estimator, "networks_"):
+    if not _is_trained(estimator):
         estimator.fit(stream.frames if recording is None else recording)  # deconvolution learns nothing from traces
     if estimator.takes_any_rois:
         options: dict[str, Any] = {"stream": recording is None, "scratch": plan.path.parent, "spikes": spike_times}
@@ -92,6 +96,14 @@ def run_spikes(
     if output.beside_suite2p:
         beside = write_suite2p(result, reading.path, name=output.rates_name)
         say(f"Wrote {beside if beside.is_file() else f'{output.rates_name}.npy in each planeN of {beside}'}")
+
+
+def _is_trained(estimator: Any) -> bool:
+    try:
+        check_is_fitted(estimator)
+    except NotFittedError:
+        return False
+    return True
 
 
 def _opened(reading: Reading, output: Output, in_parts: bool) -> tuple[Recording | None, RecordingStream]:

@@ -122,7 +122,7 @@ def run_networks(traces: Array, conditions: Array, networks: Networks, shape: Ar
     limits make no difference; beyond the ends of a trace its first and last value are held.
     """
     before, after = context(shape)
-    out = np.empty(padded_shape(*traces.shape, shape.stride), np.float32)
+    out = np.empty(padded_shape(traces.shape[0], traces.shape[1], shape.stride), np.float32)
     for chunk in chunks_of(traces, conditions, before, after, shape.stride):
         rates = _mean_rate(networks.members, jnp.asarray(chunk.window), jnp.asarray(chunk.conditions), networks.graph)
         out[chunk.rows, chunk.frames] = np.asarray(rates)[:, chunk.inside]

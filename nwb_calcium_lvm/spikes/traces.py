@@ -53,7 +53,7 @@ def scale_of(traces: Array, mask: NDArray[np.bool_], segments: Segments, rate: f
     seen = [v[m] if m.any() else np.zeros(1) for v, m in zip(traces.T, mask.T, strict=True)]
     if units == "zscore":
         return Scale(np.array([v.mean() for v in seen]), _not_zero(np.array([v.std() for v in seen])), noise, own_rate)
-    low, high = np.array([np.quantile(v, [_LOW, _HIGH]) for v in seen]).T
+    low, high = np.array([np.quantile(v, [_LOW, _HIGH]) for v in seen]).reshape(-1, 2).T
     baseline = low + _LOW_OF_NOISE * noise
     if units == "dff":
         return Scale(baseline, np.ones_like(baseline), noise, own_rate)

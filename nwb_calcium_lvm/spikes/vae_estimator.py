@@ -9,10 +9,8 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from nwb_calcium_lvm._core.coerce import warn_if_transposed
@@ -20,11 +18,8 @@ from nwb_calcium_lvm.exceptions import DataError, DataWarning
 from nwb_calcium_lvm.indicators import Indicator
 from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.result import InferenceResult, NamedArray
-from nwb_calcium_lvm.spikes.base import SpikeEstimator
-from nwb_calcium_lvm.spikes.clocks import count_over
-from nwb_calcium_lvm.spikes.filtering import own_counts, own_levels
+from nwb_calcium_lvm.spikes.filtering import own_counts
 from nwb_calcium_lvm.spikes.inputs import Findings, Given, frame_durations, look_at, spike_times, take
-from nwb_calcium_lvm.spikes.interpretation import windowed
 from nwb_calcium_lvm.spikes.shifts import checked_lag, moved_and_smoothed
 from nwb_calcium_lvm.spikes.vae import learning, weights
 from nwb_calcium_lvm.spikes.vae.generative import GenerativeModel, model_of
@@ -34,26 +29,24 @@ from nwb_calcium_lvm.spikes.vae.inference import (
     cell_parameters,
     count_moments,
     informed,
-    limits_of,
     show,
 )
-from nwb_calcium_lvm.spikes.vae.posterior import denoised, draws_of
 from nwb_calcium_lvm.spikes.vae.recognition import RecognitionConfig
 from nwb_calcium_lvm.spikes.vae.simulation import World
 from nwb_calcium_lvm.spikes.vae.training import build, sleep
-from nwb_calcium_lvm.spikes.vae.wake import Cells, Setting, bounds_of, vimco
+from nwb_calcium_lvm.spikes.vae.wake import vimco
 from nwb_calcium_lvm.spikes.vae.weights import Trained
+from nwb_calcium_lvm.spikes.vae_posterior import PosteriorEstimator
 
 POSTERIORS = ("correlated", "factorised")
 METHODS = ("sleep", "vimco")
 STARTS = ("pretrained", "random")
 _BATCH = 24  # snippets of an update
-_OF_BOUND = 512  # frames whose bound is computed together
 _RANGE = (5.0, 80.0)  # frame rates that the package's networks were trained for
 _WEIGHT = "weight:"
 
 
-class VAESpikeEstimator(SpikeEstimator):
+class VAESpikeEstimator(PosteriorEstimator):
     r"""Spikes per second from a recognition network and the generative model that it inverts ("DeepSpike").
 
     .. math::
@@ -85,9 +78,8 @@ class VAESpikeEstimator(SpikeEstimator):
         Shape of a network that starts anew.
     world : World, optional
         What is dreamed around the generative model: rates, noise, frame rates.
-    lag : float, default -0.05
-        Moves the output later by this many s; the same for all indicators. Frames are averages of what came before
-        their time stamp, and indicators begin to rise more slowly than the models'.
+    lag : float, default 0.0
+        Moves the output later by this many s; one for all indicators and data sets.
     smoothing : float, default 0.05
         Standard deviation of a Gaussian in s by which rates are smoothed, for the timing that the model does not know
         is uncertain; 0 for the model's own.
@@ -133,7 +125,7 @@ class VAESpikeEstimator(SpikeEstimator):
     >>> kernel = 0.3 * np.exp(-np.arange(60) / 15.0)
     >>> trace = np.apply_along_axis(lambda s: np.convolve(s, kernel)[:900], 0, counts)
     >>> trace = trace + 0.03 * rng.standard_normal(trace.shape)
-    >>> vae = VAESpikeEstimator(generative="linear", lag=0.0, smoothing=0.0, sampling_rate=30.0).fit(trace)
+    >>> vae = VAESpikeEstimator(generative="linear", smoothing=0.0, sampling_rate=30.0).fit(trace)
     >>> bool(np.corrcoef(vae.predict(trace)[:, 0], counts[:, 0])[0, 1] > 0.8)
     True
     """
@@ -155,7 +147,7 @@ class VAESpikeEstimator(SpikeEstimator):
         n_draws: int = 32,
         config: RecognitionConfig | None = None,
         world: World | None = None,
-        lag: float = -0.05,
+        lag: float = 0.0,
         smoothing: float = 0.05,
         sampling_rate: float | None = None,
         random_state: Any = None,
@@ -203,7 +195,7 @@ class VAESpikeEstimator(SpikeEstimator):
         )
         made = cls(generative=trained.model.name, **parameters)
         made._check_parameters()
-        made._store(trained)
+        made._store(trained if made.posterior == "correlated" else weights.without_sequence(trained))
         return made
 
     def fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
@@ -221,14 +213,12 @@ class VAESpikeEstimator(SpikeEstimator):
             Trial of each frame of a 2-D array.
         """
         self._check_parameters()
-        for name in ("n_features_in_", "roi_ids_"):  # what an earlier fit noted does not bind this one
-            vars(self).pop(name, None)
         given = take(self, X, groups=groups)
         recordings = [item.recording for item in given.items]
         for recording in recordings:
             warn_if_transposed(recording)
             self._warn_of(look_at(recording), recording)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        seed = self._seed()
         trained = self._first(recordings, seed)
         self._check_channels(recordings, trained.model)
         shown = [show(recording, trained.model) for recording in recordings]
@@ -243,7 +233,6 @@ class VAESpikeEstimator(SpikeEstimator):
             self._fit_vimco(trained, shown, known, seed)
         else:
             self._fit_sleep(trained, shown, recordings, known, seed)
-        self.n_features_in_ = recordings[0].n_rois
         self.roi_ids_ = np.concatenate([r.roi_ids for r in recordings])
         return self
 
@@ -318,10 +307,6 @@ class VAESpikeEstimator(SpikeEstimator):
         values = np.asarray(cells.log_values, float)
         self._store_cells(values, np.full(values.shape, np.nan), shown)
 
-    def _setting(self, trained: Trained, shown: Shown, prior: str) -> Setting:
-        step = 1.0 / shown.clock.rate
-        return Setting(trained.model, step, self.n_draws, trained.config.max_count, prior)
-
     def _known(self, y: Any, given: Given) -> list[list[NDArray[np.floating] | None]]:
         """Return the spike times of each ROI of each recording; None where they are not known."""
         parts = list(y) if given.is_list else [y]
@@ -349,7 +334,8 @@ class VAESpikeEstimator(SpikeEstimator):
 
     def _store(self, trained: Trained) -> None:
         self.trained_ = trained
-        vars(self).setdefault("history_", np.zeros((0, 2)))
+        if not hasattr(self, "history_"):
+            self.history_ = np.zeros((0, 2))
         self.parameters_, self.parameter_errors_ = {}, {}
 
     def _store_cells(self, mean: NDArray[np.floating], sd: NDArray[np.floating], shown: list[Shown]) -> None:
@@ -420,153 +406,6 @@ class VAESpikeEstimator(SpikeEstimator):
         out[:, shown.rois] = moved_and_smoothed(rates, durations, recording, checked_lag(self.lag), self.smoothing)
         return out
 
-    def cell_parameters(self, X: Any, *, groups: Any = None) -> Any:
-        """Return what one pass over the traces says of the parameters of each cell, as a table.
-
-        Returns
-        -------
-        pandas.DataFrame
-            One row per unit, named by its ROI (the first of several): median of each parameter, and the standard
-            deviation of its logarithm as ``log_sd_...``. Times in s, amplitudes in the unit of the traces.
-        """
-        import pandas as pd
-
-        check_is_fitted(self)
-        recording = take(self, X, groups=groups).only_one("a table of parameters")
-        trained, shown = self.trained_, self._show(recording)
-        n = trained.model.n_channels
-        index = pd.Index(np.asarray(recording.roi_ids)[::n], name="roi")
-        columns = [*trained.model.names, *(f"log_sd_{k}" for k in trained.model.names)]
-        table = pd.DataFrame(np.nan, index=index, columns=columns)
-        if len(shown.rois):
-            mean, sd = cell_parameters(shown, trained.network, trained.config, trained.model)
-            table.iloc[shown.rois[::n] // n] = np.concatenate([np.exp(mean), sd], axis=1)
-        return table
-
-    def sample_spikes(self, X: Any, n: int = 100, *, groups: Any = None, random_state: Any = None) -> Any:
-        """Draw spike trains from the posterior.
-
-        Parameters
-        ----------
-        X, groups
-            As in :meth:`transform`.
-        n : int
-            Spike trains.
-        random_state : int, RandomState or None
-            Default: that of the estimator.
-
-        Returns
-        -------
-        list of ndarray of int, each in the form of X
-            Counts per frame (time, roi), each a spike train that could have been. ROIs without a trace have 0.
-        """
-        check_is_fitted(self)
-        if not (isinstance(n, Integral) and n >= 1):
-            raise DataError(f"n={n!r} is not a number of spike trains. Expected 1 or more.")
-        given = take(self, X, groups=groups)
-        state = check_random_state(self.random_state if random_state is None else random_state)
-        of_each = [self._draws(item.recording, n, state) for item in given.items]
-        return [given.restore([draws[i] for draws in of_each]) for i in range(n)]
-
-    def _draws(self, recording: Recording, n: int, state: np.random.RandomState) -> NDArray[np.integer]:
-        """Return counts (draw, time, roi) on the recording's own frames."""
-        shown = self._show(recording)
-        out = np.zeros((n, *recording.shape), np.int16)
-        if not len(shown.rois):
-            return out
-        trained = self.trained_
-        limits = limits_of(recording, shown)
-        seed = int(state.randint(2**31 - 1))
-        rng = np.random.default_rng(seed)
-        for part in draws_of(shown, trained.network, trained.config, trained.model, n, seed):
-            which = [i for i, (a, _) in enumerate(shown.clock.bounds) if a == part.frames.start][0]
-            own, clock = limits[which]
-            a, b = recording.segments.bounds[which]
-            columns = shown.rois[part.units.start * trained.model.n_channels :]
-            counts = part.counts.transpose(0, 1, 3, 2).reshape(n, -1, part.counts.shape[2])
-            for draw in range(n):
-                for row, roi in enumerate(columns[: counts.shape[1]]):
-                    frames = np.repeat(np.arange(counts.shape[2]), counts[draw, row])
-                    times = clock[frames] + rng.random(len(frames)) * np.diff(clock)[frames] + self.lag
-                    out[draw, a:b, roi] = count_over(np.sort(times), own)
-        return out
-
-    def predict_interval(
-        self, X: Any, alpha: float = 0.1, *, window: float | None = None, n: int = 200, groups: Any = None
-    ) -> tuple[Any, Any]:
-        """Return lowest and highest plausible spike counts, each of shape (time, roi) in the form of X.
-
-        Quantiles of ``n`` spike trains from the posterior, so that counts of neighbouring frames hang together.
-
-        Parameters
-        ----------
-        X, groups
-            As in :meth:`transform`.
-        alpha : float
-            Share of the posterior outside.
-        window : float, optional
-            Count in windows of that many s, centred on each frame. Default: the frames themselves.
-        n : int
-            Spike trains.
-        """
-        check_is_fitted(self)
-        if not 0 < alpha < 1:
-            raise DataError(f"alpha={alpha!r} is not a share. Expected a number between 0 and 1, such as 0.1.")
-        if window is not None and not window > 0:
-            raise DataError(f"window={window!r} is not a length of time. Expected s, above 0, or None.")
-        given = take(self, X, groups=groups)
-        low, high = [], []
-        for item in given.items:
-            recording = item.recording
-            self._warn_of(look_at(recording), recording)
-            a, b = self._interval(recording, alpha, window, n)
-            low.append(a)
-            high.append(b)
-        return given.restore(low), given.restore(high)
-
-    def _interval(
-        self, recording: Recording, alpha: float, window: float | None, n: int
-    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        state = check_random_state(self.random_state)
-        low, high = (np.full(recording.shape, np.nan) for _ in range(2))
-        step = self.trained_.model.n_channels * max(1, 2**24 // (n * recording.n_frames))
-        for first in range(0, recording.n_rois, step):
-            rois = np.arange(first, min(first + step, recording.n_rois))
-            part = recording.isel(roi=rois)
-            drawn = self._draws(part, n, state).astype(float)
-            if window is not None:
-                frames = window * (recording.sampling_rate or 1.0)
-                drawn = np.stack([windowed(d, recording.segments, frames) for d in drawn])
-            usable = part.usable
-            low[:, rois[usable]] = np.quantile(drawn[..., usable], alpha / 2, axis=0, method="inverted_cdf")
-            high[:, rois[usable]] = np.quantile(drawn[..., usable], 1 - alpha / 2, axis=0, method="inverted_cdf")
-        return low, high
-
-    def reconstruct(self, X: Any, *, groups: Any = None) -> Any:
-        """Return the traces that the model explains, without noise: (time, roi) in the form and unit of X.
-
-        Averages over spike trains of the posterior, with the parameters that one pass finds for each cell.
-        """
-        check_is_fitted(self)
-        given = take(self, X, groups=groups)
-        return given.restore([self._reconstruct(item.recording)[0] for item in given.items])
-
-    def _reconstruct(self, recording: Recording) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        trained, shown = self.trained_, self._show(recording)
-        mean, sd = (np.full(recording.shape, np.nan, np.float32) for _ in range(2))
-        if not len(shown.rois):
-            return mean, sd
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        values = cell_parameters(shown, trained.network, trained.config, trained.model)[0]
-        substeps = (self.world or World()).substeps
-        found = denoised(
-            shown, trained.network, trained.config, trained.model, values, substeps, min(self.n_draws, 32), seed
-        )
-        divisor, baseline = shown.scale.divisor, shown.scale.baseline
-        mean[:, shown.rois] = own_levels(recording, shown.clock, found[0] * divisor + baseline)
-        sd[:, shown.rois] = own_levels(recording, shown.clock, found[1] * divisor)
-        return mean, sd
-
     def score(self, X: Any, y: Any = None, *, groups: Any = None, metric: str = "pearson") -> float:
         """Return the agreement with known spikes; without any, a bound on the log-likelihood of the traces.
 
@@ -596,24 +435,6 @@ class VAESpikeEstimator(SpikeEstimator):
         if not samples:
             raise DataError("No ROI of X can be scored: all are constant or never observed.")
         return total / samples
-
-    def _bound(self, recording: Recording) -> tuple[float, int]:
-        trained, shown = self.trained_, self._show(recording)
-        if not len(shown.rois):
-            return 0.0, 0
-        key = jax.random.key(int(check_random_state(self.random_state).randint(2**31 - 1)))
-        model = trained.model
-        values = cell_parameters(shown, trained.network, trained.config, model)[0]
-        expected = self._moments(shown)[0].reshape(len(shown.traces), -1, model.n_channels).sum(axis=2).mean(axis=0)
-        noise = np.log(np.maximum(np.asarray(shown.told.noise), 1e-4))
-        cells = Cells(values, noise, np.zeros_like(noise), np.log(np.maximum(expected, 1e-5)))
-        setting = self._setting(trained, shown, "poisson")._replace(substeps=(self.world or World()).substeps)
-        nats, samples = 0.0, 0
-        for i, part in enumerate(learning.whole_snippets(shown, model, _OF_BOUND, around(trained.config)[1])):
-            nats += bounds_of(trained.network, cells, part, jax.random.fold_in(key, i), setting).sum()
-            samples += int(part.mask.sum()) * model.n_channels
-        scale = np.log(shown.scale.divisor) * shown.clock.mask.sum(axis=0)  # densities of the traces as given
-        return float(nats - scale.sum()), samples
 
     def infer(
         self,
@@ -697,7 +518,7 @@ class VAESpikeEstimator(SpikeEstimator):
     def _to_save(self) -> tuple[dict[str, Any], dict[str, Any]]:
         header, arrays = weights.to_plain(self.trained_)
         fitted: dict[str, Any] = {"trained_": header, "history_": self.history_}
-        fitted |= {k: v for k, v in vars(self).items() if k in ("n_features_in_", "roi_ids_")}
+        fitted |= {k: v for k, v in vars(self).items() if k in ("roi_ids_",)}
         fitted |= {f"parameter:{k}": v for k, v in self.parameters_.items()}
         fitted |= {f"error:{k}": v for k, v in self.parameter_errors_.items()}
         return self._plain_parameters(), fitted | {_WEIGHT + k: v for k, v in arrays.items()}
@@ -709,7 +530,7 @@ class VAESpikeEstimator(SpikeEstimator):
         estimator = cls(**parameters | made)
         own = {k.removeprefix(_WEIGHT): v for k, v in fitted.items() if k.startswith(_WEIGHT)}
         estimator._store(weights.from_plain(fitted["trained_"], own))
-        for name in ("history_", "n_features_in_", "roi_ids_"):
+        for name in ("history_", "roi_ids_"):
             if name in fitted:
                 setattr(estimator, name, fitted[name])
         for prefix, into in (("parameter:", estimator.parameters_), ("error:", estimator.parameter_errors_)):

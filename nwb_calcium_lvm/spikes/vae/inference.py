@@ -113,12 +113,12 @@ def _clock_rate(recording: Recording, rois: NDArray[np.integer], fastest: float)
 
 def count_moments(shown: Shown, network: Network, config: RecognitionConfig, model: GenerativeModel) -> Any:
     """Return mean and variance of the spikes of each frame of the clock, both (time, roi)."""
-    mean, variance = np.full((2, *shown.traces.shape), np.nan, np.float32)
+    mean, variance = (np.full(shown.traces.shape, np.nan, np.float32) for _ in range(2))
     views, conditions = as_units(shown, model)
     margin, stride = around(config)
     for a, b in shown.clock.bounds:
         part = views[:, a:b]
-        out = np.empty((2, *padded_shape(*part.shape[:2], stride), model.n_channels), np.float32)
+        out = np.empty((2, *padded_shape(part.shape[0], part.shape[1], stride), model.n_channels), np.float32)
         for chunk in chunks_of(part, conditions, margin, margin, stride):
             found = _moments(network.params, jnp.asarray(chunk.window), jnp.asarray(chunk.conditions), network.graph)
             for i in range(2):

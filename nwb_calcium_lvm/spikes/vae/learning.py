@@ -93,8 +93,7 @@ def start_cells(shown: Shown, model: GenerativeModel, mean_rate: float) -> Cells
 def snippets_of(shown: Shown, model: GenerativeModel, n: int, stride: int) -> Callable[[np.random.Generator], Snippets]:
     """Return what draws ``n`` random snippets of random units."""
     views, conditions = as_units(shown, model)
-    traces = shown.traces.reshape(len(shown.traces), -1, model.n_channels).transpose(1, 0, 2).astype(np.float32)
-    seen = shown.clock.mask.reshape(len(shown.traces), -1, model.n_channels).all(axis=2).T.astype(np.float32)
+    traces, seen = _traces_and_mask(shown, model)
     bounds = [(a, b) for a, b in shown.clock.bounds if b - a >= _FEWEST]
     if not bounds:
         raise DataError(
@@ -123,8 +122,7 @@ def snippets_of(shown: Shown, model: GenerativeModel, n: int, stride: int) -> Ca
 def whole_snippets(shown: Shown, model: GenerativeModel, length: int, stride: int) -> list[Snippets]:
     """Return all units of each stretch of at most ``length`` frames of each segment, every observed frame counting."""
     views, conditions = as_units(shown, model)
-    traces = shown.traces.reshape(len(shown.traces), -1, model.n_channels).transpose(1, 0, 2).astype(np.float32)
-    seen = shown.clock.mask.reshape(len(shown.traces), -1, model.n_channels).all(axis=2).T.astype(np.float32)
+    traces, seen = _traces_and_mask(shown, model)
     out = []
     for a, b in shown.clock.bounds:
         for start in range(a, b, length):
@@ -136,6 +134,14 @@ def whole_snippets(shown: Shown, model: GenerativeModel, length: int, stride: in
             unit = np.arange(len(views))
             out.append(Snippets(*map(jnp.asarray, (window[0], conditions, window[1], mask, unit))))
     return out
+
+
+def _traces_and_mask(shown: Shown, model: GenerativeModel) -> tuple[Array, Array]:
+    """Return traces (unit, time, channel), and 1 where all of a unit's were observed, (unit, time)."""
+    n_frames, n = len(shown.traces), model.n_channels
+    traces = shown.traces.reshape(n_frames, -1, n).transpose(1, 0, 2)
+    seen = shown.clock.mask.reshape(n_frames, -1, n).all(axis=2).T
+    return np.asarray(traces, np.float32), np.asarray(seen, np.float32)
 
 
 def known_spikes(
@@ -190,7 +196,7 @@ def _known_units(
     n = model.n_channels
     rois = shown.rois.reshape(-1, n)
     views, conditions = as_units(shown, model)
-    seen = shown.clock.mask.reshape(len(shown.traces), -1, n).all(axis=2).T.astype(np.float32)
+    seen = _traces_and_mask(shown, model)[1]
     out = []
     for (i, j), (_, edges) in zip(shown.clock.bounds, limits_of(recording, shown), strict=True):
         for unit, own in enumerate(rois):

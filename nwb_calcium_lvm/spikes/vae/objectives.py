@@ -14,7 +14,7 @@ from jax.scipy.special import gammaln, logsumexp
 
 from nwb_calcium_lvm.spikes.vae.recognition import Recognition, Seen, log_prob_of
 
-TRAIT_SHARE = 0.02  # weight of the traits' posterior beside the counts'
+TRAIT_SHARE = 0.05  # weight of the traits' posterior beside the counts'
 
 
 def sleep_loss(network: Recognition, seen: Seen, counts: jax.Array, mask: jax.Array | None = None) -> jax.Array:

@@ -57,7 +57,7 @@ def draws_of(
 
 def _look(views: Array, conditions: Array, network: Network, config: RecognitionConfig) -> tuple[Array, Array]:
     reach, stride = around(config)
-    shape = padded_shape(*views.shape[:2], stride)
+    shape = padded_shape(views.shape[0], views.shape[1], stride)
     out: list[Array] = []
     for chunk in chunks_of(views, conditions, reach, reach, stride):
         seen = _seen(network.params, jnp.asarray(chunk.window), jnp.asarray(chunk.conditions), network.graph)
@@ -98,7 +98,7 @@ def denoised(
     Its level is that of the recording: the median difference of a segment is made up for.
     """
     n_channels = model.n_channels
-    mean, sd = np.full((2, *shown.traces.shape), np.nan)
+    mean, sd = (np.full(shown.traces.shape, np.nan) for _ in range(2))
     for part in draws_of(shown, network, config, model, n, seed):
         values = jnp.asarray(log_values[part.units])
         counts = jnp.asarray(part.counts, jnp.float32)

@@ -46,6 +46,8 @@ class World:
         Share of units whose traces lose their unit.
     indicator_told, traits_told : float
         Shares of units of which the network is told what their indicator says, and what a look at the whole trace says.
+    n_units, n_frames : int
+        Units dreamed of at a time, and frames shown of each.
     """
 
     frame_rates: tuple[float, float] = (5.0, 80.0)
@@ -56,13 +58,15 @@ class World:
     modulation: float = 2.0
     varying_amplitude: float = 0.4
     shot_noise: float = 0.8
-    drift: float = 1.0
-    neuropil: float = 0.7
+    drift: float = 0.7
+    neuropil: float = 0.5
     substeps: int = 3
     silence: int = 96
     unit_lost: float = 0.2
     indicator_told: float = 0.25
     traits_told: float = 0.45
+    n_units: int = 32
+    n_frames: int = 512
 
 
 class Dream(NamedTuple):
@@ -84,13 +88,11 @@ class Dream(NamedTuple):
     traits: jax.Array
 
 
-@partial(jax.jit, static_argnames=("model", "world", "n_units", "n_frames"))
+@partial(jax.jit, static_argnames=("model", "world"))
 def dream(
     key: jax.Array,
     model: GenerativeModel,
     world: World,
-    n_units: int,
-    n_frames: int,
     centre: jax.Array,
     spread: jax.Array,
 ) -> Dream:
@@ -100,17 +102,19 @@ def dream(
     ----------
     key : PRNG key
     model, world
-    n_units, n_frames : int
     centre, spread : (parameter,) arrays
         Prior of the parameters' logarithms.
     """
     keys = iter(jax.random.split(key, 24))
-    n = model.n_channels
+    n, n_units, n_frames = model.n_channels, world.n_units, world.n_frames
 
-    def even(low: float, high: float, shape: tuple[int, ...] = (n_units,)) -> jax.Array:
-        return jax.random.uniform(next(keys), shape, minval=low, maxval=high)
+    def even(low: float, high: float) -> jax.Array:
+        return jax.random.uniform(next(keys), (n_units,), minval=low, maxval=high)
 
-    rate = jnp.exp(even(*map(math.log, world.frame_rates)))
+    def evenly_in_log(limits: tuple[float, float]) -> jax.Array:
+        return jnp.exp(even(math.log(limits[0]), math.log(limits[1])))
+
+    rate = evenly_in_log(world.frame_rates)
     step = 1.0 / rate
     log_values = centre + spread * jax.random.normal(next(keys), (n_units, len(model.names)))
     counts, fine = _spikes(next(keys), world, n_units, world.silence + n_frames, n, step, even)
@@ -121,9 +125,9 @@ def dream(
     clean = averaged(model, sizes, log_values, step, world.substeps)
     if world.relative_noise:
         amplitude = jnp.exp(log_values[:, model.names.index("amplitude")]) if "amplitude" in model.names else 1.0
-        sd = jnp.exp(even(*map(math.log, world.noise_levels))) * amplitude
+        sd = evenly_in_log(world.noise_levels) * amplitude
     else:
-        nu = jnp.exp(even(*map(math.log, world.noise_levels)))
+        nu = evenly_in_log(world.noise_levels)
         sd = nu * jnp.sqrt(rate) / 95.387
     sd = sd[:, None, None]
     shot = even(0.0, world.shot_noise)[:, None, None]
@@ -131,9 +135,7 @@ def dream(
     noisy = clean + own * jax.random.normal(next(keys), clean.shape)
     for largest, slowest, fastest in ((world.drift, 60.0, 8.0), (world.neuropil, 2.0, 0.3)):
         size = even(0.0, largest)[:, None, None] * sd
-        noisy = noisy + size * _wander(
-            next(keys), clean.shape, jnp.exp(even(math.log(fastest), math.log(slowest))), step
-        )
+        noisy = noisy + size * _wander(next(keys), clean.shape, evenly_in_log((fastest, slowest)), step)
     noisy, counts = noisy[:, world.silence :], counts[:, world.silence :]
     baseline, size, noise = levels_of(noisy)
     lost = (even(0.0, 1.0) < world.unit_lost).astype(noisy.dtype)

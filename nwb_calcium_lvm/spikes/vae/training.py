@@ -57,8 +57,16 @@ class Sleeping(NamedTuple):
 
 def build(config: RecognitionConfig, model: GenerativeModel, seed: int) -> Network:
     """Return a network with its first weights."""
-    made = Recognition(config, model.n_channels, len(model.names) + 1, nnx.Rngs(seed))
-    return Network(*nnx.split(made, nnx.Param))
+    return Network(*nnx.split(_recognition(config, model, seed), nnx.Param))
+
+
+def shaped(config: RecognitionConfig, model: GenerativeModel) -> Network:
+    """Return a network whose weights are only shapes, to put trained ones into; nothing is computed."""
+    return Network(*nnx.split(nnx.eval_shape(lambda: _recognition(config, model, 0)), nnx.Param))
+
+
+def _recognition(config: RecognitionConfig, model: GenerativeModel, seed: int) -> Recognition:
+    return Recognition(config, model.n_channels, len(model.names) + 1, nnx.Rngs(seed))
 
 
 def optimiser_of(learning_rate: float, steps: int) -> optax.GradientTransformation:
@@ -79,8 +87,6 @@ def sleep(
     *,
     centre: Any = None,
     spread: Any = None,
-    n_units: int = 32,
-    n_frames: int = 512,
     learning_rate: float = 2e-3,
     known: Callable[[np.random.Generator], KnownSpikes] | None = None,
     report: Callable[[int, float], None] | None = None,
@@ -105,7 +111,7 @@ def sleep(
         if known is not None and i % 2:
             state, loss = _known_step(state, known(rng), network.graph, learning_rate, steps)
         else:
-            drawn = dream(jax.random.fold_in(key, i), model, world, n_units, n_frames, centre, spread)
+            drawn = dream(jax.random.fold_in(key, i), model, world, centre, spread)
             state, loss = _sleep_step(state, drawn, network.graph, learning_rate, steps)
         total = total + loss
         if (i + 1) % every == 0 or i + 1 == steps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -231,7 +231,7 @@ def _vimco_step(
     (_, nats), gradient = jax.value_and_grad(loss_of, has_aux=True)((state.params, state.cells))
     both = (state.params, state.cells)
     update, optimiser = _optimiser(learning_rate, every).update(gradient, state.optimiser, both)
-    params, cells = optax.apply_updates(both, update)
+    params, cells = cast(tuple[Any, Cells], optax.apply_updates(both, update))
     return Awake(params, cells, optimiser), nats
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from nwb_calcium_lvm._core.pytrees import flatten, unflatten
 from nwb_calcium_lvm.exceptions import DataError
 from nwb_calcium_lvm.spikes.vae.generative import MODELS, GenerativeModel, LogNormal, model_of
 from nwb_calcium_lvm.spikes.vae.recognition import RecognitionConfig
-from nwb_calcium_lvm.spikes.vae.training import Network, build
+from nwb_calcium_lvm.spikes.vae.training import Network, shaped
 
 _FOLDER = "pretrained"
 
@@ -55,8 +55,8 @@ def without_sequence(trained: Trained) -> Trained:
     """Return the network whose counts are independent from frame to frame: the same marginals."""
     if not trained.config.correlated:
         return trained
-    config = RecognitionConfig(**asdict(trained.config) | {"correlated": False})
-    like = build(config, trained.model, 0)
+    config = replace(trained.config, correlated=False)
+    like = shaped(config, trained.model)
     arrays = flatten(trained.network.params)
     return trained._replace(network=like._replace(params=unflatten(like.params, arrays)), config=config)
 
@@ -72,8 +72,8 @@ def to_plain(trained: Trained) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     name = trained.model.name
     if name not in MODELS or MODELS[name].trace is not trained.model.trace:
         raise DataError(
-            f"The generative model {name!r} is a function of your own, which is not put into files. Keep it in code, and "
-            f"save only with one of {', '.join(MODELS)}."
+            f"The generative model {name!r} is a function of your own, which no file can hold. Keep it in code, or use "
+            f"one of {', '.join(MODELS)}."
         )
     header = {
         "generative": name,
@@ -88,14 +88,16 @@ def from_plain(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Trained
     """Rebuild what :func:`to_plain` took apart; DataError if it does not fit together."""
     try:
         known = {f.name for f in fields(RecognitionConfig)}
-        stored = {k: tuple(v) if isinstance(v, list) else v for k, v in header["config"].items() if k in known}
+        stored: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in header["config"].items() if k in known
+        }
         config = RecognitionConfig(**stored)
         base = model_of(str(header["generative"]))
         prior = {k: LogNormal(float(m), float(s)) for k, (m, s) in header["prior"].items()}
         if set(prior) != set(base.parameters):
             raise ValueError(f"a {base.name} has {', '.join(base.parameters)}, not {', '.join(prior)}")
         model = GenerativeModel(base.name, base.trace, {k: prior[k] for k in base.parameters}, base.n_channels)
-        like = build(config, model, 0)
+        like = shaped(config, model)
         return Trained(like._replace(params=unflatten(like.params, arrays)), config, model, dict(header["card"]))
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"This is not a recognition network of this version ({error!r}).") from error
