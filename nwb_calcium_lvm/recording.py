@@ -285,7 +285,7 @@ class Recording:
                 f"frames has shape {out.shape} and dtype {out.dtype}. Expected booleans of shape ({self.n_frames},), "
                 "True for what to leave out, or intervals of shape (n, 2) in s."
             )
-        kept = replace_mask(self, self.mask & ~left_out[:, None])
+        kept = replaced(self, mask=self.mask & ~left_out[:, None])
         if not kept.mask.any():
             raise DataError("Every frame is excluded; nothing would be left to fit.")
         return kept
@@ -432,20 +432,21 @@ class Recording:
         )
 
 
-def replace_mask(recording: Recording, mask: NDArray[np.bool_]) -> Recording:
-    """Return the recording with another mask of observed samples."""
-    return Recording(
-        recording.dff,
-        sampling_rate=recording.sampling_rate,
-        timestamps=recording._timestamps,
-        starting_time=recording.starting_time,
-        roi_ids=recording.roi_ids,
-        mask=mask,
-        trials=recording.trials,
-        units=recording.units,
-        metadata=recording.metadata,
-        source=recording.source,
-        roi_metadata=recording.roi_metadata,
-        indicator=recording.indicator,
-        segments=recording.segments,
-    )
+def replaced(recording: Recording, **changes: Any) -> Recording:
+    """Return the recording with some of the constructor's arguments changed."""
+    kept = {
+        "dff": recording.dff,
+        "sampling_rate": recording.sampling_rate,
+        "timestamps": recording._timestamps,
+        "starting_time": recording.starting_time,
+        "roi_ids": recording.roi_ids,
+        "mask": recording.mask,
+        "trials": recording.trials,
+        "units": recording.units,
+        "metadata": recording.metadata,
+        "source": recording.source,
+        "roi_metadata": recording.roi_metadata,
+        "indicator": recording.indicator,
+        "segments": recording.segments,
+    }
+    return Recording(**kept | changes)

@@ -24,7 +24,7 @@ from nwb_calcium_lvm.gpfa.plans import Plan, order_of, plan_for
 from nwb_calcium_lvm.gpfa.results import build_result
 from nwb_calcium_lvm.gpfa.sampling import sample_session
 from nwb_calcium_lvm.observations.autoregression import decay_time
-from nwb_calcium_lvm.recording import Recording, replace_mask
+from nwb_calcium_lvm.recording import Recording, replaced
 from nwb_calcium_lvm.result import InferenceResult
 
 _PRUNED = 1e-3  # of the largest mean squared loading: latents below it are dropped where relevance is learned
@@ -341,7 +341,7 @@ class CalciumGPFA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEsti
         recording = self._fitted(X, groups).recording
         mask = recording.mask.copy()
         mask[:, columns] = False
-        found = self._infer(replace_mask(recording, mask))
+        found = self._infer(replaced(recording, mask=mask))
         mean, spread = self._drive(found, columns)
         plan = learned.plan_of(self, recording)
         starts = np.zeros(recording.n_frames, bool)

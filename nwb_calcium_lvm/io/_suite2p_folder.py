@@ -97,6 +97,7 @@ class Settings:
     version: str | None
     bad_frames: NDArray[np.bool_] | None
     flyback: tuple[int, ...]
+    n_planes: int | None = None
 
 
 def read_settings(folder: Path) -> Settings:
@@ -119,6 +120,7 @@ def _parse(found: Mapping[str, Any]) -> Settings:
     version = _first(found, ("version",), ("suite2p_version",))
     bad = found.get("badframes")
     flyback = found.get("ignore_flyback")
+    n_planes = _number(found, ("nplanes",), ("db", "nplanes"))
     return Settings(
         sampling_rate=_number(found, ("fs",)),
         tau=_number(found, ("tau",)),
@@ -130,6 +132,7 @@ def _parse(found: Mapping[str, Any]) -> Settings:
         version=_text(version),
         bad_frames=None if bad is None else np.asarray(bad).astype(bool).ravel(),
         flyback=tuple(int(i) for i in np.ravel(flyback)) if flyback is not None else (),
+        n_planes=None if n_planes is None else int(n_planes),
     )
 
 

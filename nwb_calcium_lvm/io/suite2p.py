@@ -72,7 +72,8 @@ def read_suite2p(
     -------
     Recording
         ``roi_ids`` are row numbers in the files read, counted on from plane to plane as in ``combined/``.
-        ``roi_metadata`` holds ``plane``, ``is_cell``, ``cell_probability``, ``is_red``, ``red_probability``,
+        ``roi_metadata`` holds ``plane``, ``time_offset`` (s, of several planes; see
+        :func:`nwb_calcium_lvm.preprocessing.at_frame_times`), ``is_cell``, ``cell_probability``, ``is_red``, ``red_probability``,
         ``position`` (y, x in pixels), ``npix`` and ``noise_level`` (% per square root of Hz) as far as known.
 
     Raises
@@ -164,7 +165,7 @@ def _find(
         ids=np.concatenate([names[rows] for names, rows in zip(_ids(layout, planes), chosen, strict=True)]),
         numbers=np.concatenate([np.full(len(rows), p.number) for p, rows in zip(planes, chosen, strict=True)]),
         rows=np.concatenate(chosen),
-        roi_metadata=_roi_metadata(planes, chosen),
+        roi_metadata=_roi_metadata(planes, chosen) | _time_offsets(planes, chosen, rate),
         metadata=_metadata(planes, steps),
     )
 
@@ -385,6 +386,21 @@ def _roi_metadata(planes: Sequence[Plane], chosen: Sequence[NDArray[np.integer]]
         key: np.concatenate([p.roi_metadata[key][rows] for p, rows in zip(planes, chosen, strict=True)])
         for key in planes[0].roi_metadata
         if key in shared
+    }
+
+
+def _time_offsets(
+    planes: Sequence[Plane], chosen: Sequence[NDArray[np.integer]], rate: float
+) -> dict[str, NDArray[np.floating]]:
+    """When in each frame of the volume the plane of an ROI was imaged, in s: planes are, one after the other."""
+    n_planes = planes[0].settings.n_planes
+    if n_planes is None or n_planes < 2:
+        return {}
+    step = 1.0 / (rate * n_planes)
+    return {
+        "time_offset": np.concatenate(
+            [np.full(len(rows), p.number * step) for p, rows in zip(planes, chosen, strict=True)]
+        )
     }
 
 

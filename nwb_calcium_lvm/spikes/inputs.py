@@ -13,7 +13,7 @@ from nwb_calcium_lvm._core.coerce import Trials, coerce
 from nwb_calcium_lvm._recording_checks import shorten
 from nwb_calcium_lvm.exceptions import DataError, DataWarning
 from nwb_calcium_lvm.preprocessing import noise_level
-from nwb_calcium_lvm.recording import Recording
+from nwb_calcium_lvm.recording import Recording, replaced
 from nwb_calcium_lvm.spikes.clocks import frame_edges
 
 _RAW_BASELINE, _RAW_TRANSIENT = 5.0, 50.0  # dF/F as a fraction hardly rests at the first or rises by the second
@@ -67,19 +67,7 @@ def _clocked(item: Trials, rate: float | None) -> Trials:
     recording = item.recording
     if rate is None or recording.sampling_rate is not None:
         return item
-    made = Recording(
-        recording.dff,
-        sampling_rate=rate,
-        roi_ids=recording.roi_ids,
-        mask=recording.mask,
-        trials=recording.trials,
-        units=recording.units,
-        metadata=recording.metadata,
-        source=recording.source,
-        roi_metadata=recording.roi_metadata,
-        indicator=recording.indicator,
-        segments=recording.segments,
-    )
+    made = replaced(recording, sampling_rate=rate, timestamps=None)
     return Trials(made, item.form)
 
 

@@ -21,7 +21,7 @@ from nwb_calcium_lvm.spikes.filtering import own_levels
 from nwb_calcium_lvm.spikes.inputs import look_at, take
 from nwb_calcium_lvm.spikes.interpretation import windowed
 from nwb_calcium_lvm.spikes.vae import learning
-from nwb_calcium_lvm.spikes.vae.inference import Shown, around, cell_parameters, limits_of
+from nwb_calcium_lvm.spikes.vae.inference import Shown, around, cell_parameters, limits_of, show
 from nwb_calcium_lvm.spikes.vae.posterior import denoised, draws_of
 from nwb_calcium_lvm.spikes.vae.simulation import World
 from nwb_calcium_lvm.spikes.vae.wake import Cells, Setting, bounds_of
@@ -67,7 +67,8 @@ class PosteriorEstimator(SpikeEstimator):
 
         check_is_fitted(self)
         recording = take(self, X, groups=groups).only_one("a table of parameters")
-        trained, shown = self.trained_, self._show(recording)
+        trained = self.trained_
+        shown = show(recording, trained.model)
         n = trained.model.n_channels
         index = pd.Index(np.asarray(recording.roi_ids)[::n], name="roi")
         columns = [*trained.model.names, *(f"log_sd_{k}" for k in trained.model.names)]
@@ -191,7 +192,7 @@ class PosteriorEstimator(SpikeEstimator):
         if not len(shown.rois):
             return mean, sd
         seed = self._seed()
-        values = cell_parameters(shown, trained.network, trained.config, trained.model)[0]
+        values = cell_parameters(show(recording, trained.model), trained.network, trained.config, trained.model)[0]
         substeps = (self.world or World()).substeps
         found = denoised(
             shown, trained.network, trained.config, trained.model, values, substeps, min(self.n_draws, 32), seed
@@ -207,7 +208,7 @@ class PosteriorEstimator(SpikeEstimator):
             return 0.0, 0
         key = jax.random.key(self._seed())
         model = trained.model
-        values = cell_parameters(shown, trained.network, trained.config, model)[0]
+        values = cell_parameters(show(recording, model), trained.network, trained.config, model)[0]
         expected = self._moments(shown)[0].reshape(len(shown.traces), -1, model.n_channels).sum(axis=2).mean(axis=0)
         noise = np.log(np.maximum(np.asarray(shown.told.noise), 1e-4))
         cells = Cells(*map(jnp.asarray, (values, noise, np.zeros_like(noise), np.log(np.maximum(expected, 1e-5)))))

@@ -28,6 +28,7 @@ from nwb_calcium_lvm.spikes.vae.views import Told, conditions_of, views_of
 Array = NDArray[np.floating]
 
 FASTEST = 60.0  # frames per s of the networks' clock
+_LOOKS = 2  # passes for traits: the second, told what the first found, finds more; see docs/vae.md
 _WINDOW = 512  # frames that say something of a cell's parameters together
 _INDICATOR_ERROR = 0.6  # sd of the log of what a preset says of a cell: by cell type, temperature, expression
 
@@ -96,10 +97,16 @@ def _of_indicator(recording: Recording, model: GenerativeModel) -> tuple[jax.Arr
 
 
 def informed(shown: Shown, network: Network, config: RecognitionConfig, model: GenerativeModel) -> Shown:
-    """Return the same units, the network told of each what a first pass over its whole trace says of its traits."""
-    mean, sd = traits_of(shown, network, config, model)
-    told = shown.told._replace(mean=jnp.asarray(mean, jnp.float32), sd=jnp.asarray(sd, jnp.float32))
-    return shown._replace(told=told)
+    """Return the same units, the network told of each what passes over its whole trace say of its traits.
+
+    Windows are taken for independent here, which makes the network surer of traits than it should be. On recordings
+    that is worth more than it costs on dreams; see docs/vae.md.
+    """
+    for _ in range(_LOOKS):
+        mean, sd = traits_of(shown, network, config, model, 1.0)
+        told = shown.told._replace(mean=jnp.asarray(mean, jnp.float32), sd=jnp.asarray(sd, jnp.float32))
+        shown = shown._replace(told=told)
+    return shown
 
 
 def _clock_rate(recording: Recording, rois: NDArray[np.integer], fastest: float) -> float:
@@ -146,29 +153,38 @@ def _moments(params: Any, views: jax.Array, conditions: jax.Array, graph: Any) -
     return moments(nnx.merge(graph, params)(views, conditions).logits)
 
 
-def traits_of(shown: Shown, network: Network, config: RecognitionConfig, model: GenerativeModel) -> tuple[Array, Array]:
+def traits_of(
+    shown: Shown, network: Network, config: RecognitionConfig, model: GenerativeModel, power: float
+) -> tuple[Array, Array]:
     """Return mean and sd of each unit's traits, in units of their prior, (unit, trait), from all of its windows.
 
-    Windows are taken for independent, and what was known before counts once.
+    Each of n windows says as much more than what was known before; together they say n to the ``power`` times as much.
     """
     views, conditions = as_units(shown, model)
     before = np.asarray(shown.told.sd, float) ** -2
-    precision, weighted = before.copy(), before * np.asarray(shown.told.mean, float)
-    first = weighted.copy()
-    for window in _windows(views, shown.clock.bounds, config):
+    first = before * np.asarray(shown.told.mean, float)
+    windows = _windows(views, shown.clock.bounds, config)
+    more, weighted = np.zeros_like(before), np.zeros_like(before)
+    for window in windows:
         mean, log_sd = _traits(network.params, jnp.asarray(window), jnp.asarray(conditions), network.graph)
         found = np.exp(-2.0 * np.asarray(log_sd, float))
-        more = np.maximum(found - before, 0.0)
-        precision += more
-        weighted += np.where(more > 0, found * np.asarray(mean) - first, 0.0)
-    return weighted / precision, 1.0 / np.sqrt(precision)
+        says = found > before
+        more += np.where(says, found - before, 0.0)
+        weighted += np.where(says, found * np.asarray(mean) - first, 0.0)
+    share = float(max(len(windows), 1)) ** (power - 1.0)
+    precision = before + share * more
+    return (first + share * weighted) / precision, 1.0 / np.sqrt(precision)
 
 
 def cell_parameters(
     shown: Shown, network: Network, config: RecognitionConfig, model: GenerativeModel
 ) -> tuple[Array, Array]:
-    """Return mean and sd of the logarithms of each unit's parameters, (unit, parameter)."""
-    mean, sd = (a[:, :-1] for a in traits_of(shown, network, config, model))
+    """Return mean and sd of the logarithms of each unit's parameters, (unit, parameter).
+
+    n windows say √n times as much as one: what misleads a network in one window of a trace does so in the others. The
+    sd then is about right on dreams.
+    """
+    mean, sd = (a[:, :-1] for a in traits_of(shown, network, config, model, 0.5))
     spread = np.asarray(model.spreads())
     return np.asarray(model.medians()) + spread * mean, spread * sd
 
