@@ -73,7 +73,8 @@ def read_suite2p(
     Recording
         ``roi_ids`` are row numbers in the files read, counted on from plane to plane as in ``combined/``.
         ``roi_metadata`` holds ``plane``, ``time_offset`` (s, of several planes; see
-        :func:`nwb_calcium_lvm.preprocessing.at_frame_times`), ``is_cell``, ``cell_probability``, ``is_red``, ``red_probability``,
+        :func:`nwb_calcium_lvm.preprocessing.at_frame_times`), ``is_cell``, ``cell_probability``, ``is_red``,
+        ``red_probability``,
         ``position`` (y, x in pixels), ``npix`` and ``noise_level`` (% per square root of Hz) as far as known.
 
     Raises
@@ -397,11 +398,8 @@ def _time_offsets(
     if n_planes is None or n_planes < 2:
         return {}
     step = 1.0 / (rate * n_planes)
-    return {
-        "time_offset": np.concatenate(
-            [np.full(len(rows), p.number * step) for p, rows in zip(planes, chosen, strict=True)]
-        )
-    }
+    each = [np.full(len(rows), p.number * step) for p, rows in zip(planes, chosen, strict=True)]
+    return {"time_offset": np.concatenate(each)}
 
 
 def _metadata(planes: Sequence[Plane], steps: Sequence[_Steps]) -> dict[str, Any]:

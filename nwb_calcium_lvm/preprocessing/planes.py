@@ -13,9 +13,9 @@ from nwb_calcium_lvm.recording import Recording, replaced
 def at_frame_times(recording: Recording, offsets: ArrayLike | None = None) -> Recording:
     """Return the recording with every trace as it was at the frame times, by straight lines between its samples.
 
-    A sample of ROI i at frame t was taken ``offsets[i]`` s after the frame's time. Up to a frame matters where planes are
-    compared with each other or with events at a few frames per s; spike rates of single cells are better moved by
-    ``lag``. Averaging two samples lowers the noise of single frames, by up to a factor of √2.
+    A sample of ROI i at frame t was taken ``offsets[i]`` s after the frame's time. That matters where planes are
+    compared with each other or with events at a few frames per s; rates of single cells are better moved by ``lag``.
+    Averaging two samples lowers the noise of single frames, by up to a factor of √2.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def at_frame_times(recording: Recording, offsets: ArrayLike | None = None) -> Re
         raise DataError(f"offsets has shape {shift.shape}; expected one per ROI, ({recording.n_rois},).")
     if not ((shift >= 0) & (shift * rate < 1)).all():
         raise DataError(
-            f"offsets go from {shift.min():.4g} to {shift.max():.4g} s. Expected 0 or more, and less than the time between "
-            f"frames, {1 / rate:.4g} s."
+            f"offsets go from {shift.min():.4g} to {shift.max():.4g} s. Expected 0 or more, and less than the time "
+            f"between frames, {1 / rate:.4g} s."
         )
     traces, mask = np.array(recording.dff), np.array(recording.mask)
     filled = fill_missing(recording.dff, recording.mask)
