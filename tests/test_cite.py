@@ -17,6 +17,7 @@ from nwb_calcium_lvm import (
     FilterSpikeEstimator,
     OASISSpikeEstimator,
     S2SSpikeEstimator,
+    VAESpikeEstimator,
     cite,
     read_results,
 )
@@ -44,6 +45,7 @@ def keys(what):
         (CalciumLFADS(observation="poisson"), ["pandarinath2018"]),
         (S2SSpikeEstimator(), ["sebastian2021", "rupprecht2021"]),
         (FilterSpikeEstimator(), ["minka2001", "ganmor2016", "rupprecht2021"]),
+        (VAESpikeEstimator(), ["speiser2017", "deneux2016"]),
         (OASISSpikeEstimator(), ["friedrich2017", "rupprecht2021"]),
     ],
 )

@@ -315,6 +315,13 @@ def test_tables_are_aligned():
 
 
 @pytest.mark.slow
+def test_a_dry_demo_writes_nothing(tmp_path):
+    done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo"), "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert "demo_overview.png" in done.output
+    assert not list(tmp_path.iterdir())
+
+
 def test_demo_goes_the_whole_way_and_finds_the_states(tmp_path):
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "demo_session_calcium_lvm.nwb").write_text("of an earlier demo")

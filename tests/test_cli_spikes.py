@@ -97,7 +97,7 @@ def test_a_training_that_is_killed_goes_on_to_the_same_weights(truth, tmp_path):
             np.testing.assert_array_equal(killed[name], whole[name])
 
 
-@pytest.mark.parametrize("model", ["s2s", "filter", "oasis"])
+@pytest.mark.parametrize("model", ["s2s", "vae", "filter", "oasis"])
 def test_rates_of_an_nwb_file(model, weights, recording, tmp_path):
     out = tmp_path / "rates.nwb"
     options = ["--weights", weights] if model == "s2s" else []
@@ -105,7 +105,12 @@ def test_rates_of_an_nwb_file(model, weights, recording, tmp_path):
     done = run("spikes", recording, "--model", model, "-o", out, *options)
     assert done.exit_code == 0, done.output
     assert "Rates of 5 of 5 ROIs" in done.output
-    name = {"s2s": "S2SSpikeEstimator", "filter": "FilterSpikeEstimator", "oasis": "OASISSpikeEstimator"}[model]
+    name = {
+        "s2s": "S2SSpikeEstimator",
+        "vae": "VAESpikeEstimator",
+        "filter": "FilterSpikeEstimator",
+        "oasis": "OASISSpikeEstimator",
+    }[model]
     rates = read_results(out, name).arrays["firing_rates"]
     assert rates.unit == "Hz"
     assert np.shape(rates.values) == (450, 5)
@@ -123,6 +128,14 @@ def test_rates_of_a_suite2p_folder_and_beside_it(weights, tmp_path):
     assert "is not overwritten" in again.output
 
 
+def test_a_dry_training_writes_nothing(truth, tmp_path):
+    done = run("train-s2s", truth, "-o", tmp_path / "no.npz", "--leave-out", "DS22", "--dry-run", *TINY)
+    assert done.exit_code == 0, done.output
+    assert "Would train 1 networks" in done.output
+    assert "Nothing was written" in done.output
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_dry_run_writes_nothing(weights, recording, tmp_path):
     done = run("spikes", recording, "--weights", weights, "-o", tmp_path / "no.nwb", "--dry-run")
     assert done.exit_code == 0, done.output
@@ -133,7 +146,7 @@ def test_a_dry_run_writes_nothing(weights, recording, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model", "mlspike"], "expected one of s2s, filter, oasis"),
+        (["--model", "mlspike"], "expected one of s2s, vae, filter, oasis"),
         (["--model", "oasis", "--weights", "x.npz"], "oasis has none"),
         (["--model", "oasis", "--spike-times"], "how sure spikes of others are"),
         (["--in-place", "-o", "x.nwb"], "exclude each other"),

@@ -64,6 +64,7 @@ def demo(
         "nwb-calcium-lvm-demo"
     ),
     seed: Annotated[int, typer.Option(help="Seed of the simulation and the fit.")] = 0,
+    dry_run: DryRun = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -72,7 +73,7 @@ def demo(
     from nwb_calcium_lvm.cli._demo import run_demo
 
     with reporting(quiet=quiet, debug=debug) as say:
-        run_demo(out, seed, say, verbose=not quiet)
+        run_demo(out, seed, say, verbose=not quiet, dry_run=dry_run)
 
 
 @app.command()
@@ -270,6 +271,7 @@ def train_s2s(
         typer.Option(help="Leave out data sets whose names begin so, such as interneurons. May be repeated."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the weights and the order of examples.")] = 0,
+    dry_run: DryRun = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -289,4 +291,5 @@ def train_s2s(
             leave_out or [],
             seed,
             say,
+            dry_run=dry_run,
         )

@@ -18,7 +18,16 @@ _RESULT = "demo_session_calcium_lvm.nwb"
 _PICTURE = "demo_overview.png"
 
 
-def run_demo(out: Path, seed: int, say: Say, *, verbose: bool = True, duration: float = 400.0, n_init: int = 3) -> None:
+def run_demo(
+    out: Path,
+    seed: int,
+    say: Say,
+    *,
+    verbose: bool = True,
+    duration: float = 400.0,
+    n_init: int = 3,
+    dry_run: bool = False,
+) -> None:
     """Simulate, write, read, fit, write, draw, compare.
 
     Parameters
@@ -35,7 +44,15 @@ def run_demo(out: Path, seed: int, say: Say, *, verbose: bool = True, duration: 
         Length of the session in s.
     n_init : int
         Starts of the fit.
+    dry_run : bool
+        Only say what would be written.
     """
+    if dry_run:
+        say("Would write:")
+        for name in (_SESSION, _RESULT, _PICTURE):
+            say(f"  {out / name}")
+        say("Nothing was written (--dry-run).")
+        return
     from nwb_calcium_lvm.io.demo_file import write_session_nwb
 
     started = time.monotonic()

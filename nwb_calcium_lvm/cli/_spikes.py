@@ -127,6 +127,8 @@ def run_train_s2s(
     leave_out: list[str],
     seed: int,
     say: Say,
+    *,
+    dry_run: bool = False,
 ) -> None:
     """Train networks on a folder of recordings with known spikes, and write their weights."""
     from nwb_calcium_lvm.io import read_ground_truth
@@ -147,6 +149,11 @@ def run_train_s2s(
     sets = sorted({n.dataset for n in neurons})
     seconds = sum(n.recording.n_frames / (n.recording.sampling_rate or 1.0) for n in neurons)
     say(f"Read {len(neurons)} neurons of {len(sets)} data sets, {seconds / 3600:.1f} h: {', '.join(sets)}")
+    if dry_run:
+        say(f"Would train {chosen.n_members} networks, {chosen.training.steps} steps each, with checkpoints in")
+        say(f"  {checkpoints}, and write {out}.")
+        say("Nothing was written (--dry-run).")
+        return
     say(f"Training {chosen.n_members} networks, {chosen.training.steps} steps each; checkpoints in {checkpoints}")
     estimator = S2SSpikeEstimator(config=chosen, random_state=seed, checkpoint_dir=checkpoints, verbose=1)
     started = time.monotonic()
