@@ -1,6 +1,6 @@
 """Networks that learned from dreams alone, on recordings with known spikes, beside deconvolution and trained networks.
 
-    NWB_CALCIUM_LVM_DATA=FOLDER python benchmarks/vae_ground_truth.py            ten minutes on a core
+    NWB_CALCIUM_LVM_DATA=FOLDER python benchmarks/vae_ground_truth.py            two minutes on a core
 
 FOLDER holds ground_truth/ in CASCADE's layout. The package's networks are used as they come: no fit, one lag (0) and
 one smoothing (50 ms) for all sets, no recording with spikes ever seen in training. Lag, smoothing and what is dreamed

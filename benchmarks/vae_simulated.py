@@ -1,6 +1,6 @@
 """Spikes of simulated cells of each generative model: recognition networks beside the filter, OASIS and S2S.
 
-    python benchmarks/vae_simulated.py --seeds 5            ten minutes on a core
+    python benchmarks/vae_simulated.py --seeds 5            six minutes on a core
 
 Each seed draws twelve cells at 30 Hz, three minutes each, of each generative model: parameters from its prior, spikes
 with a rate that wanders, noise of ν from 1 to 4. r: Pearson correlation with the true counts per frame. Counts: found

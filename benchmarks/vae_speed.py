@@ -1,6 +1,6 @@
 """What a new cell costs once a network is trained: beside the filter, OASIS and S2S; and many cells in bounded memory.
 
-    python benchmarks/vae_speed.py            ten minutes on a core
+    python benchmarks/vae_speed.py            twelve minutes on a core
 
 Cells of 9,000 frames at 30 Hz, in one process, turn by turn, the fastest of three turns; compilation is left out by a
 first call. The filter fits and infers; OASIS estimates its parameters and deconvolves. Then 10,000 cells in a process
