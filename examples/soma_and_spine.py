@@ -39,8 +39,7 @@ SHAPE = RecognitionConfig(max_count=3, channels=32, dilations=(1, 2, 4), correla
 rng = np.random.default_rng(0)
 counts = rng.poisson([0.03, 0.04] * 5, size=(1800, 10)).astype(float)
 p = {"amplitude": 0.35, "backpropagated": 0.6, "synaptic": 0.3, "decay": 0.35}
-pairs = [np.asarray(two_signals(jnp.asarray(counts[:, i : i + 2]), p, 1 / 30)) for i in range(0, 10, 2)]
-clean = np.concatenate(pairs, axis=1)
+clean = np.concatenate([two_signals(counts[:, i : i + 2], p, 1 / 30) for i in range(0, 10, 2)], axis=1)
 recording = Recording(clean + 0.08 * rng.standard_normal(clean.shape), sampling_rate=30.0)
 
 vae = VAESpikeEstimator(

@@ -17,10 +17,8 @@ from nwb_calcium_lvm._core.coerce import warn_if_transposed
 from nwb_calcium_lvm.exceptions import DataError, DataWarning
 from nwb_calcium_lvm.indicators import Indicator
 from nwb_calcium_lvm.recording import Recording
-from nwb_calcium_lvm.result import InferenceResult, NamedArray
-from nwb_calcium_lvm.spikes.filtering import own_counts
-from nwb_calcium_lvm.spikes.inputs import Findings, Given, frame_durations, look_at, spike_times, take
-from nwb_calcium_lvm.spikes.shifts import checked_lag, moved_and_smoothed
+from nwb_calcium_lvm.spikes.inputs import Findings, Given, look_at, spike_times, take
+from nwb_calcium_lvm.spikes.shifts import checked_lag
 from nwb_calcium_lvm.spikes.vae import learning, weights
 from nwb_calcium_lvm.spikes.vae.generative import GenerativeModel, model_of
 from nwb_calcium_lvm.spikes.vae.inference import (
@@ -399,13 +397,6 @@ class VAESpikeEstimator(PosteriorEstimator):
         trained = self.trained_
         return count_moments(shown, trained.network, trained.config, trained.model)
 
-    def _on_frames(self, recording: Recording, shown: Shown, per_frame: NDArray[np.floating]) -> NDArray[np.floating]:
-        durations = frame_durations(recording)
-        rates = own_counts(recording, shown.clock, per_frame.astype(float)) / durations[:, None]
-        out = np.full(recording.shape, np.nan, np.float32)
-        out[:, shown.rois] = moved_and_smoothed(rates, durations, recording, checked_lag(self.lag), self.smoothing)
-        return out
-
     def score(self, X: Any, y: Any = None, *, groups: Any = None, metric: str = "pearson") -> float:
         """Return the agreement with known spikes; without any, a bound on the log-likelihood of the traces.
 
@@ -435,64 +426,6 @@ class VAESpikeEstimator(PosteriorEstimator):
         if not samples:
             raise DataError("No ROI of X can be scored: all are constant or never observed.")
         return total / samples
-
-    def infer(
-        self,
-        X: Any,
-        *,
-        groups: Any = None,
-        stream: bool | None = None,
-        scratch: str | Path | None = None,
-        spikes: bool | float = False,
-        verbose: int = 0,
-        reconstruct: bool = False,
-    ) -> InferenceResult:
-        """Return rates and expected spikes of one recording, ready to be written to NWB.
-
-        Parameters
-        ----------
-        X, groups, stream, scratch, spikes, verbose
-            As in :meth:`SpikeEstimator.infer`.
-        reconstruct : bool
-            With the posterior's spread, the denoised traces and the cells' parameters; not for streams.
-        """
-        if not reconstruct:
-            return super().infer(X, groups=groups, stream=stream, scratch=scratch, spikes=spikes, verbose=verbose)
-        check_is_fitted(self)
-        recording = take(self, X, groups=groups).only_one("a result")
-        self._warn_of(look_at(recording), recording)
-        return self._whole_result(recording)
-
-    def _whole_result(self, recording: Recording) -> InferenceResult:
-        shown = self._show(recording)
-        mean, variance = self._moments(shown)
-        rates = self._on_frames(recording, shown, mean)
-        spread = np.full(recording.shape, np.nan, np.float32)
-        spread[:, shown.rois] = np.sqrt(own_counts(recording, shown.clock, variance.astype(float)))
-        calcium, noise = self._reconstruct(recording)
-        dims, unit = ("time", "roi"), "dF/F" if recording.units == "dff" else "a.u."
-        counts = rates * frame_durations(recording)[:, None].astype(np.float32)
-        arrays = {
-            "firing_rates": NamedArray(rates, dims, "Hz", "Spikes per second."),
-            "expected_spikes": NamedArray(counts, dims, "spikes", "Expected number of spikes in each frame."),
-            "expected_spikes_std": NamedArray(
-                spread,
-                dims,
-                "spikes",
-                "Posterior standard deviation of the spikes in each frame, before lag and smoothing.",
-            ),
-            "calcium": NamedArray(calcium, dims, unit, "Trace without measurement noise, baseline included."),
-            "calcium_std": NamedArray(noise, dims, unit, "Posterior standard deviation of that."),
-        }
-        result = self._result(recording, arrays)
-        if self.trained_.model.n_channels == 1:
-            table = self.cell_parameters(recording)
-            for name in self.trained_.model.names:
-                text = f"Posterior median of the parameter {name} of the generative model."
-                result.parameters[f"cell_{name}"] = NamedArray(
-                    table[name].to_numpy(), ("roi",), _UNITS.get(name, "1"), text
-                )
-        return result
 
     # -- On disk and in results -----------------------------------------------------------------------------------
 
@@ -536,9 +469,6 @@ class VAESpikeEstimator(PosteriorEstimator):
         for prefix, into in (("parameter:", estimator.parameters_), ("error:", estimator.parameter_errors_)):
             into.update({k.removeprefix(prefix): v for k, v in fitted.items() if k.startswith(prefix)})
         return estimator
-
-
-_UNITS = {"decay": "s", "rise": "s", "unbinding": "s", "amplitude": "dF/F"}
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,11 +16,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from nwb_calcium_lvm.exceptions import DataError
 from nwb_calcium_lvm.recording import Recording
+from nwb_calcium_lvm.result import InferenceResult, NamedArray
 from nwb_calcium_lvm.spikes.base import SpikeEstimator
 from nwb_calcium_lvm.spikes.clocks import count_over
-from nwb_calcium_lvm.spikes.filtering import own_levels
-from nwb_calcium_lvm.spikes.inputs import look_at, take
+from nwb_calcium_lvm.spikes.filtering import own_counts, own_levels
+from nwb_calcium_lvm.spikes.inputs import frame_durations, look_at, take
 from nwb_calcium_lvm.spikes.interpretation import windowed
+from nwb_calcium_lvm.spikes.shifts import checked_lag, moved_and_smoothed
 from nwb_calcium_lvm.spikes.vae import learning
 from nwb_calcium_lvm.spikes.vae.inference import Shown, around, cell_parameters, limits_of, show
 from nwb_calcium_lvm.spikes.vae.posterior import denoised, draws_of
@@ -27,6 +30,7 @@ from nwb_calcium_lvm.spikes.vae.simulation import World
 from nwb_calcium_lvm.spikes.vae.wake import Cells, Setting, bounds_of
 from nwb_calcium_lvm.spikes.vae.weights import Trained
 
+_UNITS = {"decay": "s", "rise": "s", "unbinding": "s", "amplitude": "dF/F"}
 _OF_BOUND = 512  # frames whose bound is computed together
 
 
@@ -36,6 +40,7 @@ class PosteriorEstimator(SpikeEstimator):
     trained_: Trained
     n_draws: int
     lag: float
+    smoothing: float
     world: World | None
     random_state: Any
 
@@ -219,3 +224,68 @@ class PosteriorEstimator(SpikeEstimator):
             samples += int(part.mask.sum()) * model.n_channels
         scale = np.log(shown.scale.divisor) * shown.clock.mask.sum(axis=0)  # densities of the traces as given
         return float(nats - scale.sum()), samples
+
+    def _on_frames(self, recording: Recording, shown: Shown, per_frame: NDArray[np.floating]) -> NDArray[np.floating]:
+        durations = frame_durations(recording)
+        rates = own_counts(recording, shown.clock, per_frame.astype(float)) / durations[:, None]
+        out = np.full(recording.shape, np.nan, np.float32)
+        out[:, shown.rois] = moved_and_smoothed(rates, durations, recording, checked_lag(self.lag), self.smoothing)
+        return out
+
+    def infer(
+        self,
+        X: Any,
+        *,
+        groups: Any = None,
+        stream: bool | None = None,
+        scratch: str | Path | None = None,
+        spikes: bool | float = False,
+        verbose: int = 0,
+        reconstruct: bool = False,
+    ) -> InferenceResult:
+        """Return rates and expected spikes of one recording, ready to be written to NWB.
+
+        Parameters
+        ----------
+        X, groups, stream, scratch, spikes, verbose
+            As in :meth:`SpikeEstimator.infer`.
+        reconstruct : bool
+            With the posterior's spread, the denoised traces and the cells' parameters; not for streams.
+        """
+        if not reconstruct:
+            return super().infer(X, groups=groups, stream=stream, scratch=scratch, spikes=spikes, verbose=verbose)
+        check_is_fitted(self)
+        recording = take(self, X, groups=groups).only_one("a result")
+        self._warn_of(look_at(recording), recording)
+        return self._whole_result(recording)
+
+    def _whole_result(self, recording: Recording) -> InferenceResult:
+        shown = self._show(recording)
+        mean, variance = self._moments(shown)
+        rates = self._on_frames(recording, shown, mean)
+        spread = np.full(recording.shape, np.nan, np.float32)
+        spread[:, shown.rois] = np.sqrt(own_counts(recording, shown.clock, variance.astype(float)))
+        calcium, noise = self._reconstruct(recording)
+        dims, unit = ("time", "roi"), "dF/F" if recording.units == "dff" else "a.u."
+        counts = rates * frame_durations(recording)[:, None].astype(np.float32)
+        arrays = {
+            "firing_rates": NamedArray(rates, dims, "Hz", "Spikes per second."),
+            "expected_spikes": NamedArray(counts, dims, "spikes", "Expected number of spikes in each frame."),
+            "expected_spikes_std": NamedArray(
+                spread,
+                dims,
+                "spikes",
+                "Posterior standard deviation of the spikes in each frame, before lag and smoothing.",
+            ),
+            "calcium": NamedArray(calcium, dims, unit, "Trace without measurement noise, baseline included."),
+            "calcium_std": NamedArray(noise, dims, unit, "Posterior standard deviation of that."),
+        }
+        result = self._result(recording, arrays)
+        if self.trained_.model.n_channels == 1:
+            table = self.cell_parameters(recording)
+            for name in self.trained_.model.names:
+                text = f"Posterior median of the parameter {name} of the generative model."
+                result.parameters[f"cell_{name}"] = NamedArray(
+                    table[name].to_numpy(), ("roi",), _UNITS.get(name, "1"), text
+                )
+        return result
