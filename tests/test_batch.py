@@ -21,6 +21,7 @@ from nwb_calcium_lvm import CalciumHMM, read_nwb, read_results, simulate
 from nwb_calcium_lvm.batch import plan_batch, read_settings, run_batch
 from nwb_calcium_lvm.batch.cluster import environment
 from nwb_calcium_lvm.batch.records import Record, key_of, name_of, read_record, write_record
+from nwb_calcium_lvm.batch.settings import make_estimator
 from nwb_calcium_lvm.cli import app
 from nwb_calcium_lvm.exceptions import DataError, NameClashError, WriteError
 from nwb_calcium_lvm.io.demo_file import write_session_nwb
@@ -393,3 +394,13 @@ def test_a_batch_of_40_is_killed_half_way_and_resumed(fit, tmp_path, workers):
     after = changed_at(results)
     again = [name for name in noted if name in done and after[name] != done[name]]
     assert not again, "what was noted as done is not done again"
+
+
+def test_amortised_inference_is_used_as_it_is_unless_updates_are_asked_for(sessions, tmp_path):
+    fit = tmp_path / "VAE.toml"
+    fit.write_text('[model]\nname = "vae"\n[model.parameters]\ngenerative = "linear"\n[output]\nfolder = "vae"\n')
+    made = make_estimator(read_settings(fit))
+    assert made.trained_.model.name == "linear"
+    assert "2 of 2 sessions done" in run(fit, *sessions, "--workers", 0)
+    fit.write_text('[model]\nname = "vae"\n[model.parameters]\nn_updates = 5\n[output]\nfolder = "vae"\n')
+    assert not hasattr(make_estimator(read_settings(fit)), "trained_")

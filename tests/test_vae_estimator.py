@@ -284,6 +284,18 @@ def test_a_list_of_recordings_is_fitted_and_read(drawn):
         tiny(method="vimco").fit(recordings)
 
 
+@pytest.mark.filterwarnings("ignore::nwb_calcium_lvm.exceptions.DataWarning")
+def test_parameters_stay_with_their_cells_where_others_are_dead(drawn):
+    traces = np.concatenate([np.zeros((1800, 1)), drawn[0][:, :2]], axis=1)
+    fitted = VAESpikeEstimator(sampling_rate=RATE).fit(traces)
+    amplitude = fitted.parameters_["amplitude"]
+    assert np.isnan(amplitude).tolist() == [True, False, False]
+    np.testing.assert_allclose(amplitude[1:], fitted.cell_parameters(traces)["amplitude"].to_numpy()[1:], rtol=1e-5)
+    with_dead = [Recording(np.zeros((300, 1)), sampling_rate=RATE), Recording(drawn[0][:600], sampling_rate=RATE)]
+    known = [None, [np.flatnonzero(c) / RATE for c in drawn[1][:600].T]]
+    assert len(tiny().fit(with_dead, known).parameters_["decay"]) == 5
+
+
 # -- Files ------------------------------------------------------------------------------------------------------------
 
 

@@ -6,9 +6,20 @@ from pathlib import Path
 from typing import Any, Self
 
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
 
 from nwb_calcium_lvm._core.coerce import ACCEPTED, Trials, coerce
 from nwb_calcium_lvm.exceptions import DataError
+
+
+def is_fitted(estimator: Any) -> bool:
+    """Whether an estimator was fitted, or came with what a fit would find."""
+    try:
+        check_is_fitted(estimator)
+    except NotFittedError:
+        return False
+    return True
 
 
 class CalciumEstimator(BaseEstimator):
@@ -87,4 +98,4 @@ class CalciumEstimator(BaseEstimator):
         return estimator
 
 
-__all__ = ["ACCEPTED", "CalciumEstimator"]
+__all__ = ["ACCEPTED", "CalciumEstimator", "is_fitted"]

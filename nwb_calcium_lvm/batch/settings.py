@@ -191,8 +191,9 @@ def make_estimator(settings: Settings) -> Any:
     _known(parameters, known, f"[model.parameters] of a {cls.__name__}", "parameter")
     if settings.model == "s2s":
         return cls.from_pretrained(settings.weights or "default", **parameters)
-    if settings.weights is not None:
-        return cls.from_pretrained(settings.weights, **parameters)
+    if settings.model == "vae" and not set(parameters) & {"n_updates", "method", "start", "config", "world"}:
+        name = parameters.pop("generative", "ml_phys")  # a network that is used as it is takes recordings in parts
+        return cls.from_pretrained(settings.weights or name, **parameters)
     estimator = cls(**parameters)
     if settings.model in _CHECKS:
         from importlib import import_module

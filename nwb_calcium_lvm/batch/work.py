@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nwb_calcium_lvm._core.base import is_fitted
 from nwb_calcium_lvm.batch.records import Record, write_record
 from nwb_calcium_lvm.batch.settings import Settings, make_estimator
 from nwb_calcium_lvm.exceptions import DataError
@@ -175,7 +176,7 @@ def _data(session: Path, settings: Settings, estimator: Any) -> Any:
 
 def _inferred(estimator: Any, data: Any, settings: Settings) -> tuple[Any, float | None]:
     is_stream = hasattr(data, "make")
-    if settings.fitted is None and settings.model != "s2s":
+    if not is_fitted(estimator):
         estimator.fit(data.frames if is_stream else data)
     if is_stream:
         return estimator.infer(data, stream=True, scratch=settings.folder), None

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 import typer
-from sklearn.exceptions import NotFittedError
-from sklearn.utils.validation import check_is_fitted
 
+from nwb_calcium_lvm._core.base import is_fitted
 from nwb_calcium_lvm.cli._console import Say, table
 from nwb_calcium_lvm.cli._fit import Output
 from nwb_calcium_lvm.cli._info import facts
@@ -79,7 +78,7 @@ def run_spikes(
         say("Nothing was written (--dry-run).")
         return
     started = time.monotonic()
-    if not _is_trained(estimator):
+    if not is_fitted(estimator):
         estimator.fit(stream.frames if recording is None else recording)  # deconvolution learns nothing from traces
     if estimator.takes_any_rois:
         options: dict[str, Any] = {"stream": recording is None, "scratch": plan.path.parent, "spikes": spike_times}
@@ -96,14 +95,6 @@ def run_spikes(
     if output.beside_suite2p:
         beside = write_suite2p(result, reading.path, name=output.rates_name)
         say(f"Wrote {beside if beside.is_file() else f'{output.rates_name}.npy in each planeN of {beside}'}")
-
-
-def _is_trained(estimator: Any) -> bool:
-    try:
-        check_is_fitted(estimator)
-    except NotFittedError:
-        return False
-    return True
 
 
 def _opened(reading: Reading, output: Output, in_parts: bool) -> tuple[Recording | None, RecordingStream]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from numbers import Integral
 from pathlib import Path
@@ -39,6 +40,7 @@ from nwb_calcium_lvm.spikes.vae_posterior import PosteriorEstimator
 POSTERIORS = ("correlated", "factorised")
 METHODS = ("sleep", "vimco")
 STARTS = ("pretrained", "random")
+_WITH_KNOWN = 400  # updates of a trained network that learns from known spikes
 _BATCH = 24  # snippets of an update
 _RANGE = (5.0, 80.0)  # frame rates that the package's networks were trained for
 _WEIGHT = "weight:"
@@ -68,8 +70,8 @@ class VAESpikeEstimator(PosteriorEstimator):
     start : {"pretrained", "random"}, default "pretrained"
         From the network that comes with the package for this generative model, or anew.
     n_updates : int, optional
-        Steps of training. Default: 0 for ``"sleep"`` from a pretrained network, which then is used as it is, else
-        2,000.
+        Steps of training. Default: 0 for ``"sleep"`` from a pretrained network, which then is used as it is (400 with
+        known spikes), else 2,000.
     n_draws : int, default 32
         Spike trains drawn for an update of VIMCO, the bound, or a reconstruction.
     config : RecognitionConfig, optional
@@ -225,10 +227,9 @@ class VAESpikeEstimator(PosteriorEstimator):
                 f"None of {sum(r.n_rois for r in recordings)} ROIs can be fitted (n_samples={recordings[0].n_frames} "
                 "frames): all are constant or never observed. Expected dF/F."
             )
-        shown = [s for s in shown if len(s.rois)]
         known = None if y is None else self._known(y, given)
         if self.method == "vimco":
-            self._fit_vimco(trained, shown, known, seed)
+            self._fit_vimco(trained, shown, known, seed, recordings[0].n_rois)
         else:
             self._fit_sleep(trained, shown, recordings, known, seed)
         self.roi_ids_ = np.concatenate([r.roi_ids for r in recordings])
@@ -248,29 +249,24 @@ class VAESpikeEstimator(PosteriorEstimator):
     def _from_pretrained(self) -> bool:
         return self.start == "pretrained" and isinstance(self.generative, str) and self.config is None
 
-    def _updates(self) -> int:
+    def _updates(self, known: bool = False) -> int:
         if self.n_updates is not None:
             return self.n_updates
-        return 0 if self.method == "sleep" and self._from_pretrained() else 2000
+        if self.method == "sleep" and self._from_pretrained():
+            return _WITH_KNOWN if known else 0
+        return 2000
 
     def _fit_sleep(
         self, trained: Trained, shown: list[Shown], recordings: list[Recording], known: Any, seed: int
     ) -> None:
-        world, config = self.world or World(), trained.config
-        if self._from_pretrained():
-            prior = learning.population(shown, trained.network, config, trained.model, world)
-        else:
-            model = trained.model
-            near = learning.like_recordings(shown, world)
-            prior = learning.Population(np.asarray(model.medians()), np.asarray(model.spreads()), near)
         draw = None
         if known is not None:
-            stride = around(config)[1]
+            stride = around(trained.config)[1]
             draw = learning.known_spikes(shown, trained.model, recordings, known, -self.lag, _BATCH, stride)
-        n, self.history_ = self._updates(), np.zeros((0, 2))
-        if n or draw is not None:
-            n = n or 400
-            with self._progress(n) as report:
+        n, self.history_ = self._updates(draw is not None), np.zeros((0, 2))
+        if n:
+            prior = self._prior(trained, [s for s in shown if len(s.rois)])
+            with _progress(n, self.verbose) as report:
                 network, self.history_ = sleep(
                     trained.network,
                     trained.model,
@@ -285,10 +281,28 @@ class VAESpikeEstimator(PosteriorEstimator):
                 )
             trained = trained._replace(network=network)
         self._store(trained)
-        found = [cell_parameters(s, trained.network, config, trained.model) for s in shown]
-        self._store_cells(np.concatenate([m for m, _ in found]), np.concatenate([s for _, s in found]), shown)
+        found = [self._of_units(s, r) for s, r in zip(shown, recordings, strict=True)]
+        self._store_cells(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
-    def _fit_vimco(self, trained: Trained, shown: list[Shown], known: Any, seed: int) -> None:
+    def _prior(self, trained: Trained, shown: list[Shown]) -> learning.Population:
+        """Return what to dream of to read these recordings."""
+        world, model = self.world or World(), trained.model
+        if self._from_pretrained():
+            return learning.population(shown, trained.network, trained.config, model, world)
+        near = learning.like_recordings(shown, world)
+        return learning.Population(np.asarray(model.medians()), np.asarray(model.spreads()), near)
+
+    def _of_units(self, shown: Shown, recording: Recording) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """Return mean and sd of the logarithms of parameters of all units, NaN where there is no trace."""
+        trained = self.trained_
+        n = trained.model.n_channels
+        mean, sd = (np.full((recording.n_rois // n, len(trained.model.names)), np.nan) for _ in range(2))
+        if len(shown.rois):
+            units = shown.rois[::n] // n
+            mean[units], sd[units] = cell_parameters(shown, trained.network, trained.config, trained.model)
+        return mean, sd
+
+    def _fit_vimco(self, trained: Trained, shown: list[Shown], known: Any, seed: int, n_rois: int) -> None:
         if len(shown) != 1:
             raise DataError(f"method='vimco' fits one recording, and X is a list of {len(shown)}. Fit them one by one.")
         if known is not None:
@@ -297,13 +311,15 @@ class VAESpikeEstimator(PosteriorEstimator):
         cells = learning.start_cells(shown[0], model, (self.world or World()).mean_rate)
         draw = learning.snippets_of(shown[0], model, _BATCH, around(config)[1])
         n = self._updates()
-        with self._progress(n) as report:
+        with _progress(n, self.verbose) as report:
             network, cells, self.history_ = vimco(
                 trained.network, cells, draw, self._setting(trained, shown[0], "binomial"), n, seed, report=report
             )
         self._store(trained._replace(network=network))
-        values = np.asarray(cells.log_values, float)
-        self._store_cells(values, np.full(values.shape, np.nan), shown)
+        n_channels = model.n_channels
+        values = np.full((n_rois // n_channels, len(model.names)), np.nan)
+        values[shown[0].rois[::n_channels] // n_channels] = np.asarray(cells.log_values, float)
+        self._store_cells(values, np.full(values.shape, np.nan))
 
     def _known(self, y: Any, given: Given) -> list[list[NDArray[np.floating] | None]]:
         """Return the spike times of each ROI of each recording; None where they are not known."""
@@ -336,7 +352,7 @@ class VAESpikeEstimator(PosteriorEstimator):
             self.history_ = np.zeros((0, 2))
         self.parameters_, self.parameter_errors_ = {}, {}
 
-    def _store_cells(self, mean: NDArray[np.floating], sd: NDArray[np.floating], shown: list[Shown]) -> None:
+    def _store_cells(self, mean: NDArray[np.floating], sd: NDArray[np.floating]) -> None:
         names = self.trained_.model.names
         self.parameters_ = {k: np.exp(mean[:, i]) for i, k in enumerate(names)}
         self.parameter_errors_ = {k: sd[:, i] for i, k in enumerate(names)}
@@ -353,23 +369,6 @@ class VAESpikeEstimator(PosteriorEstimator):
         if not (np.isfinite(self.smoothing) and self.smoothing >= 0):
             raise DataError(f"smoothing={self.smoothing!r} is not a width. Expected s, 0 or more.")
         checked_lag(self.lag)
-
-    def _progress(self, n: int) -> Any:
-        from contextlib import contextmanager
-
-        from tqdm import tqdm
-
-        @contextmanager
-        def bar() -> Iterator[Any]:
-            with tqdm(total=n, disable=not self.verbose, unit="update", desc="VAE") as shown:
-
-                def report(done: int, value: float) -> None:
-                    shown.update(done - shown.n)
-                    shown.set_postfix_str(f"{value:.4g}")
-
-                yield report
-
-        return bar()
 
     # -- Inference ------------------------------------------------------------------------------------------------
 
@@ -469,6 +468,20 @@ class VAESpikeEstimator(PosteriorEstimator):
         for prefix, into in (("parameter:", estimator.parameters_), ("error:", estimator.parameter_errors_)):
             into.update({k.removeprefix(prefix): v for k, v in fitted.items() if k.startswith(prefix)})
         return estimator
+
+
+@contextmanager
+def _progress(n: int, verbose: int) -> Iterator[Callable[[int, float], None]]:
+    """Show a bar of updates; what is yielded is told how many are done, and how well."""
+    from tqdm.auto import tqdm
+
+    with tqdm(total=n, disable=not verbose, unit="update", desc="VAE") as shown:
+
+        def report(done: int, value: float) -> None:
+            shown.update(done - shown.n)
+            shown.set_postfix_str(f"{value:.4g}")
+
+        yield report
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
