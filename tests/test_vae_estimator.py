@@ -1,5 +1,8 @@
 """VAESpikeEstimator: spikes of simulated cells, with the networks that come with the package and with new ones."""
 
+import copy
+import pickle
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -310,6 +313,11 @@ def test_saved_and_loaded(drawn, tmp_path):
     np.testing.assert_allclose(weights.transform(drawn[0]), fitted.transform(drawn[0]), rtol=0.05, atol=0.05)
 
 
+def test_pickled_and_copied(ready, drawn):
+    for again in (pickle.loads(pickle.dumps(ready)), copy.deepcopy(ready)):
+        np.testing.assert_array_equal(again.transform(drawn[0]), ready.transform(drawn[0]))
+
+
 def test_written_to_nwb_and_restored(ready, drawn, tmp_path):
     recording = Recording(drawn[0], sampling_rate=RATE)
     result = ready.infer(recording, reconstruct=True)
@@ -374,7 +382,7 @@ _ANY_ROIS = "each trace is taken alone, so that a fitted estimator takes any num
 @pytest.mark.thorough  # minutes, all of it compilation: every check has a shape of its own
 @pytest.mark.filterwarnings("ignore::nwb_calcium_lvm.exceptions.DataWarning")
 @parametrize_with_checks(
-    [tiny(n_updates=1)],
+    [tiny(n_updates=1, sampling_rate=3.0)],  # 20 frames then are long enough to be scored
     expected_failed_checks=lambda _: {
         "check_methods_sample_order_invariance": _NEIGHBOURS,
         "check_methods_subset_invariance": _NEIGHBOURS,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from nwb_calcium_lvm._core.coerce import warn_if_transposed
 from nwb_calcium_lvm.exceptions import DataError, DataWarning
-from nwb_calcium_lvm.indicators import Indicator
 from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.spikes.inputs import Findings, Given, look_at, spike_times, take
 from nwb_calcium_lvm.spikes.shifts import checked_lag
@@ -242,7 +241,7 @@ class VAESpikeEstimator(PosteriorEstimator):
             found = weights.pretrained(model.name)
         else:
             config = replace(self.config or RecognitionConfig(), correlated=self.posterior == "correlated")
-            model = model.of_indicator(_common_indicator(recordings))
+            model = model.of_indicator(learning.common_indicator(recordings))
             found = Trained(build(config, model, seed % 2**31), config, model, {})
         return found if self.posterior == "correlated" else weights.without_sequence(found)
 
@@ -433,6 +432,17 @@ class VAESpikeEstimator(PosteriorEstimator):
         about["hyperparameters"] = self._plain_parameters()
         return about | {"description": "Recognition network of a generative model of spikes and fluorescence."}
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(cast(dict[str, Any], super().__getstate__()))
+        if "trained_" in state:  # how the network is built follows from its shape, and holds functions of JAX
+            state["trained_"] = weights.without_graph(state["trained_"])
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "trained_" in state:
+            self.trained_ = weights.with_graph(self.trained_)
+
     def save_weights(self, path: str | Path) -> Path:
         """Save the network for :meth:`from_pretrained`, without the constructor's arguments."""
         check_is_fitted(self)
@@ -486,9 +496,3 @@ def _progress(n: int, verbose: int) -> Iterator[Callable[[int, float], None]]:
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-
-
-def _common_indicator(recordings: list[Recording]) -> Indicator | None:
-    """Return the indicator of all recordings; None where they say none, or several."""
-    found = {r.indicator for r in recordings}
-    return found.pop() if len(found) == 1 else None

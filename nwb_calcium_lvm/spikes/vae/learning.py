@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nwb_calcium_lvm.exceptions import DataError
+from nwb_calcium_lvm.indicators import Indicator
 from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.spikes.clocks import count_over
 from nwb_calcium_lvm.spikes.traces import noise_level_of
@@ -206,3 +207,9 @@ def _known_units(
             counts = np.stack([count_over(np.sort(np.asarray(k)) + delay, edges) for k in known], axis=-1)
             out.append((views[unit, i:j], conditions[unit], counts.astype(np.float32), seen[unit, i:j]))
     return out
+
+
+def common_indicator(recordings: list[Recording]) -> Indicator | None:
+    """Return the indicator of all recordings; None where they say none, or several."""
+    found = {r.indicator for r in recordings}
+    return found.pop() if len(found) == 1 else None

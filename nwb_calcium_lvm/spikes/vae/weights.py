@@ -61,6 +61,17 @@ def without_sequence(trained: Trained) -> Trained:
     return trained._replace(network=like._replace(params=unflatten(like.params, arrays)), config=config)
 
 
+def without_graph(trained: Trained) -> Trained:
+    """Return the network without how it is built, which no pickle can hold."""
+    return trained._replace(network=trained.network._replace(graph=None))
+
+
+def with_graph(trained: Trained) -> Trained:
+    """Return the network of :func:`without_graph`, whole again."""
+    graph = shaped(trained.config, trained.model).graph
+    return trained._replace(network=trained.network._replace(graph=graph))
+
+
 def to_plain(trained: Trained) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return header and arrays that :func:`from_plain` takes.
 
