@@ -47,7 +47,7 @@ def pretrained(name: str) -> Trained:
     """
     if name not in MODELS:
         raise DataError(f"There is no network called {name!r}. With the package come: {', '.join(MODELS)}.")
-    with as_file(files("nwb_calcium_lvm.spikes") / _FOLDER / f"vae_{name}.npz") as path:
+    with as_file(files("nwb_calcium_lvm.spikes.vae") / _FOLDER / f"{name}.npz") as path:
         return read_weights(path)
 
 
