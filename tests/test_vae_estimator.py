@@ -90,6 +90,11 @@ def test_a_slow_recording_is_warned_of():
         VAESpikeEstimator.from_pretrained(sampling_rate=2.0).transform(draw(0, 200, rate=2.0)[0])
 
 
+def test_traces_cleaner_than_any_dream_are_warned_of():
+    with pytest.warns(DataWarning, match="cleaner"):
+        VAESpikeEstimator.from_pretrained(sampling_rate=RATE).transform(draw(0, 300, noise=0.005)[0])
+
+
 def test_rates_do_not_depend_on_the_baseline_nor_on_the_unit_where_it_is_unknown(ready, drawn):
     traces = drawn[0]
     np.testing.assert_allclose(ready.transform(traces + 3.0), ready.transform(traces), rtol=1e-3, atol=0.02)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -15,11 +13,11 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from nwb_calcium_lvm._core.coerce import warn_if_transposed
-from nwb_calcium_lvm.exceptions import DataError, DataWarning
+from nwb_calcium_lvm.exceptions import DataError
 from nwb_calcium_lvm.recording import Recording
 from nwb_calcium_lvm.spikes.inputs import Findings, Given, look_at, spike_times, take
-from nwb_calcium_lvm.spikes.shifts import checked_lag
 from nwb_calcium_lvm.spikes.vae import learning, weights
+from nwb_calcium_lvm.spikes.vae.checks import check_parameters, warn_of_what_was_not_dreamed
 from nwb_calcium_lvm.spikes.vae.generative import GenerativeModel, model_of
 from nwb_calcium_lvm.spikes.vae.inference import (
     Shown,
@@ -36,12 +34,8 @@ from nwb_calcium_lvm.spikes.vae.wake import vimco
 from nwb_calcium_lvm.spikes.vae.weights import Trained
 from nwb_calcium_lvm.spikes.vae_posterior import PosteriorEstimator
 
-POSTERIORS = ("correlated", "factorised")
-METHODS = ("sleep", "vimco")
-STARTS = ("pretrained", "random")
 _WITH_KNOWN = 400  # updates of a trained network that learns from known spikes
 _BATCH = 24  # snippets of an update
-_RANGE = (5.0, 80.0)  # frame rates that the package's networks were trained for
 _WEIGHT = "weight:"
 
 
@@ -193,7 +187,7 @@ class VAESpikeEstimator(PosteriorEstimator):
             weights.read_weights(Path(generative).expanduser()) if from_file else weights.pretrained(str(generative))
         )
         made = cls(generative=trained.model.name, **parameters)
-        made._check_parameters()
+        check_parameters(made)
         made._store(trained if made.posterior == "correlated" else weights.without_sequence(trained))
         return made
 
@@ -211,7 +205,7 @@ class VAESpikeEstimator(PosteriorEstimator):
         groups : array_like, shape (time,), optional
             Trial of each frame of a 2-D array.
         """
-        self._check_parameters()
+        check_parameters(self)
         given = take(self, X, groups=groups)
         recordings = [item.recording for item in given.items]
         for recording in recordings:
@@ -356,31 +350,12 @@ class VAESpikeEstimator(PosteriorEstimator):
         self.parameters_ = {k: np.exp(mean[:, i]) for i, k in enumerate(names)}
         self.parameter_errors_ = {k: sd[:, i] for i, k in enumerate(names)}
 
-    def _check_parameters(self) -> None:
-        model_of(self.generative)
-        for name, known in (("posterior", POSTERIORS), ("method", METHODS), ("start", STARTS)):
-            if getattr(self, name) not in known:
-                raise DataError(f"{name}={getattr(self, name)!r} is not known. Expected one of {', '.join(known)}.")
-        if self.n_updates is not None and not (isinstance(self.n_updates, Integral) and self.n_updates >= 0):
-            raise DataError(f"n_updates={self.n_updates!r} is not a number of steps. Expected 0 or more, or None.")
-        if not (isinstance(self.n_draws, Integral) and self.n_draws >= 2):
-            raise DataError(f"n_draws={self.n_draws!r} is not a number of draws. Expected 2 or more.")
-        if not (np.isfinite(self.smoothing) and self.smoothing >= 0):
-            raise DataError(f"smoothing={self.smoothing!r} is not a width. Expected s, 0 or more.")
-        checked_lag(self.lag)
-
     # -- Inference ------------------------------------------------------------------------------------------------
 
     def _warn_of(self, found: Findings, recording: Recording) -> None:
         super()._warn_of(found, recording)
-        rate = recording.sampling_rate or 1.0
-        if self._from_pretrained() and rate < 0.99 * _RANGE[0]:
-            warnings.warn(
-                f"The recording has {rate:.4g} frames per s; the package's networks were trained for {_RANGE[0]:g} and "
-                "more. Rates are computed but have not been tested there.",
-                DataWarning,
-                stacklevel=4,
-            )
+        if self._from_pretrained():
+            warn_of_what_was_not_dreamed(found, recording)
 
     def _show(self, recording: Recording) -> Shown:
         trained = self.trained_

@@ -95,7 +95,8 @@ def denoised(
 ) -> tuple[Array, Array]:
     """Return mean and sd over the posterior of the noiseless trace, (time, roi), as the network sees traces.
 
-    Its level is that of the recording: the median difference of a segment is made up for.
+    Its level and its scale are those of the recording, by least squares over a segment: amplitudes found in a pass are
+    right but for a factor.
     """
     n_channels = model.n_channels
     mean, sd = (np.full(shown.traces.shape, np.nan) for _ in range(2))
@@ -105,9 +106,19 @@ def denoised(
         clean = np.asarray(_clean(model, counts, values, 1.0 / shown.clock.rate, substeps, jax.random.key(seed)))
         columns = slice(part.units.start * n_channels, part.units.stop * n_channels)
         over = clean.transpose(0, 2, 1, 3).reshape(n, part.frames.stop - part.frames.start, -1)
-        level = np.median(shown.traces[part.frames, columns] - over.mean(axis=0), axis=0)
-        mean[part.frames, columns], sd[part.frames, columns] = over.mean(axis=0) + level, over.std(axis=0)
+        level, gain = _fitted(shown.traces[part.frames, columns], over.mean(axis=0))
+        mean[part.frames, columns] = level + gain * over.mean(axis=0)
+        sd[part.frames, columns] = gain * over.std(axis=0)
     return mean, sd
+
+
+def _fitted(traces: Array, clean: Array) -> tuple[Array, Array]:
+    """Return level and gain (not negative) with which clean traces come nearest to noisy ones, each (roi,)."""
+    centred = clean - clean.mean(axis=0)
+    power = (centred**2).sum(axis=0)
+    gain = np.maximum((centred * traces).sum(axis=0), 0.0) / np.maximum(power, 1e-12)
+    gain = np.where(power > 1e-12, gain, 1.0)
+    return traces.mean(axis=0) - gain * clean.mean(axis=0), gain
 
 
 @partial(jax.jit, static_argnames=("model", "substeps"))
