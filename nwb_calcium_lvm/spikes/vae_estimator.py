@@ -115,11 +115,12 @@ class VAESpikeEstimator(PosteriorEstimator):
     >>> from nwb_calcium_lvm.spikes import VAESpikeEstimator
     >>> rng = np.random.default_rng(0)
     >>> counts = rng.poisson(0.03, size=(900, 2))
-    >>> kernel = 0.3 * np.exp(-np.arange(60) / 15.0)
+    >>> t = np.arange(60) + 0.5
+    >>> kernel = 0.4 * (np.exp(-t / 15.0) - np.exp(-t / 2.0))
     >>> trace = np.apply_along_axis(lambda s: np.convolve(s, kernel)[:900], 0, counts)
     >>> trace = trace + 0.03 * rng.standard_normal(trace.shape)
     >>> vae = VAESpikeEstimator(generative="linear", smoothing=0.0, sampling_rate=30.0).fit(trace)
-    >>> bool(np.corrcoef(vae.predict(trace)[:, 0], counts[:, 0])[0, 1] > 0.8)
+    >>> bool(np.corrcoef(vae.predict(trace)[:, 0], counts[:, 0])[0, 1] > 0.6)
     True
     """
 
