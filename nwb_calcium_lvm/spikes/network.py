@@ -81,11 +81,19 @@ class Filters(nnx.Module):
 class Block(nnx.Module):
     """A residual block: three taps in time, modulation by the conditions, and a dense layer."""
 
-    def __init__(self, channels: int, dilation: int, causal: bool, conditioned: bool, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        channels: int,
+        dilation: int,
+        causal: bool,
+        conditioned: bool,
+        rngs: nnx.Rngs,
+        n_conditions: int = N_CONDITIONS,
+    ):
         self.mix = nnx.Linear(3 * channels, channels, rngs=rngs)
         self.out = nnx.Linear(channels, channels, kernel_init=nnx.initializers.zeros, rngs=rngs)
         self.modulate = (
-            nnx.Linear(N_CONDITIONS, 2 * channels, kernel_init=nnx.initializers.zeros, rngs=rngs)
+            nnx.Linear(n_conditions, 2 * channels, kernel_init=nnx.initializers.zeros, rngs=rngs)
             if conditioned
             else None
         )

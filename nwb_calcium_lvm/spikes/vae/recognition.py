@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from nwb_calcium_lvm.spikes.network import Filters
+from nwb_calcium_lvm.spikes.network import Block, Filters
 
 N_VIEWS = 2  # ways in which a network sees a trace: in dF/F, and over its noise
 _POOLED = 48  # numbers that sum up a trace
@@ -57,23 +57,6 @@ class RecognitionConfig:
     published: bool = False
 
 
-class _Block(nnx.Module):
-    """A residual block of three taps in time, modulated by the conditions."""
-
-    def __init__(self, channels: int, dilation: int, n_conditions: int, rngs: nnx.Rngs):
-        self.mix = nnx.Linear(3 * channels, channels, rngs=rngs)
-        self.out = nnx.Linear(channels, channels, kernel_init=nnx.initializers.zeros, rngs=rngs)
-        self.modulate = nnx.Linear(n_conditions, 2 * channels, kernel_init=nnx.initializers.zeros, rngs=rngs)
-        self.dilation = dilation
-
-    def __call__(self, h: jax.Array, conditions: jax.Array) -> jax.Array:
-        d, n = self.dilation, h.shape[1]
-        padded = jnp.pad(h, ((0, 0), (d, d), (0, 0)))
-        mixed = self.mix(jnp.concatenate([padded[:, i * d : i * d + n] for i in range(3)], axis=-1))
-        scale, shift = jnp.split(self.modulate(conditions)[:, None], 2, axis=-1)
-        return h + self.out(nnx.relu(mixed * (1.0 + scale) + shift))
-
-
 class _Trunk(nnx.Module):
     """Strided analysis, dilated residual blocks, overlap-add synthesis: features of every frame."""
 
@@ -81,7 +64,7 @@ class _Trunk(nnx.Module):
         s, c = config.stride, config.channels
         taps_in, taps_out = config.analysis_width // s, config.synthesis_width // s
         self.analysis = Filters(taps_in, s * n_in, c, taps_in - 1 - taps_in // 2, rngs)
-        self.blocks = nnx.List([_Block(c, d, n_conditions, rngs) for d in config.dilations])
+        self.blocks = nnx.List([Block(c, d, False, True, rngs, n_conditions) for d in config.dilations])
         self.synthesis = Filters(taps_out, c, s * n_out, taps_out - 1 - (taps_out - 1) // 2, rngs)
         self.stride, self.n_out = s, n_out
 
