@@ -1,6 +1,6 @@
 """Time of a CalciumGPFA fit: against the paper's way, against the number of frames, and of a large one.
 
-    python benchmarks/gpfa_speed.py --out benchmarks/results/gpfa_speed.json [--parts blackbox frames large]
+    python benchmarks/gpfa_speed.py --out benchmarks/results/gpfa_speed.json [--parts blackbox frames scans large]
 
 All numbers of a part come from one run on one machine; compare them with each other only. Compilation is left out of
 `blackbox` and `frames` by a first call of the same shape, and part of `large`.
@@ -13,14 +13,17 @@ import json
 import resource
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from nwb_calcium_lvm import CalciumGPFA, Recording
-from nwb_calcium_lvm.gpfa import blackbox, fitting
+from nwb_calcium_lvm.gpfa import blackbox, fitting, kalman
+from nwb_calcium_lvm.gpfa.frames import Sites
 from nwb_calcium_lvm.gpfa.plans import plan_for
 from nwb_calcium_lvm.simulate import gpfa_experiment
 
@@ -77,6 +80,31 @@ def against_frames(lengths: list[int]) -> list[dict[str, Any]]:
     return rows
 
 
+def scans() -> list[dict[str, Any]]:
+    """Seconds of a smoothing pass frame by frame and at once, on the device there is; compilation apart."""
+    rows = []
+    for n_frames, n_latents in ((4096, 3), (32_768, 3), (32_768, 8)):
+        rng = np.random.default_rng(0)
+        root = rng.normal(size=(n_frames, n_latents, n_latents)) / n_latents
+        with jax.enable_x64(True):
+            linear = np.einsum("tij,tj->ti", root, rng.normal(size=(n_frames, n_latents)))
+            sites = Sites(jnp.asarray(root @ root.transpose(0, 2, 1)), jnp.asarray(linear))
+            kind = jnp.ones(n_frames, int).at[0].set(0)
+            clock = kalman.Clock(jnp.asarray([np.inf, 1.0]), kind)
+            scales = jnp.log(jnp.linspace(30.0, 300.0, n_latents))
+            row: dict[str, Any] = {"frames": n_frames, "latents": n_latents, "device": jax.devices()[0].device_kind}
+            for name, chunk, at_once in (("in turn", 256, False), ("at once", 4096, True)):
+                smooth = partial(kalman.smooth, "matern32", scales, clock, sites, chunk=chunk, at_once=at_once)
+                seconds = []
+                for _ in range(4):
+                    began = time.perf_counter()
+                    jax.block_until_ready(smooth())
+                    seconds.append(time.perf_counter() - began)
+                row |= {f"{name}, seconds": min(seconds[1:]), f"{name}, first call": seconds[0]}
+        rows.append(row)
+    return rows
+
+
 def large(n_rois: int, n_frames: int, n_latents: int) -> dict[str, Any]:
     """A whole fit, compilation and all, and the most memory the process has held."""
     truth = gpfa_experiment(
@@ -104,7 +132,7 @@ def large(n_rois: int, n_frames: int, n_latents: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", nargs="*", default=["blackbox", "frames", "large"])
+    parser.add_argument("--parts", nargs="*", default=["blackbox", "frames", "scans", "large"])
     parser.add_argument("--black-box-steps", type=int, default=1000)
     parser.add_argument("--lengths", type=int, nargs="*", default=[1000, 4000, 16_000, 64_000, 200_000])
     parser.add_argument("--large", type=int, nargs=3, default=[1000, 27_000, 8])
@@ -115,6 +143,7 @@ def main() -> None:
     jobs = {
         "blackbox": lambda: against_black_box(options.black_box_steps),
         "frames": lambda: against_frames(options.lengths),
+        "scans": scans,
         "large": lambda: large(*options.large),
     }
     for part in options.parts:

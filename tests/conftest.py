@@ -1,9 +1,21 @@
 """What all tests share: each file begins without the programs that XLA compiled for the files before it."""
 
 import gc
+import os
 import sys
+import tempfile
 
 import pytest
+
+
+def pytest_configure(config):
+    """What XLA compiles in one test is kept for all files, workers and child processes of the run, and no longer."""
+    if hasattr(config, "workerinput") or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    kept = tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_errors=True)
+    config.add_cleanup(kept.cleanup)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = kept.name
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 @pytest.fixture(autouse=True, scope="module")

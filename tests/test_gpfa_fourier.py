@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nwb_calcium_lvm import CalciumGPFA
-from nwb_calcium_lvm.gpfa import fourier, kalman
+from nwb_calcium_lvm.gpfa import fourier, frames, kalman
 from nwb_calcium_lvm.gpfa.readouts import Block, Latents, Prior, SpikeReadout, Weights
 from nwb_calcium_lvm.observations.poisson import PoissonParams
 from nwb_calcium_lvm.simulate import gpfa_experiment
@@ -50,7 +50,7 @@ def _dense_basis(sizes, place, scale):
 def _sites(rng):
     root = rng.normal(size=(T, D, D))
     root[7] = 0.0
-    return kalman.Sites(jnp.asarray(root @ root.transpose(0, 2, 1)), jnp.asarray(rng.normal(size=(T, D))))
+    return frames.Sites(jnp.asarray(root @ root.transpose(0, 2, 1)), jnp.asarray(rng.normal(size=(T, D))))
 
 
 def test_gaps_and_trials_lie_where_they_should():
@@ -117,7 +117,7 @@ def test_slope_of_the_bound_by_the_time_scales():
         return readout.look(weights, block, latents, prior, learn=False)
 
     look = bound(jnp.log(SCALES))
-    target = kalman.Sites(look.precision, look.linear)
+    target = frames.Sites(look.precision, look.linear)
     slope = fourier.slope(jnp.log(SCALES), coefficients, posterior, target, grid, sizes=sizes)
     for j in range(D):
         step = 1e-5 * np.eye(D)[j]

@@ -10,8 +10,10 @@ from scipy.integrate import solve_ivp
 from scipy.special import gammaln
 from scipy.stats import multivariate_normal
 
-from nwb_calcium_lvm.gpfa import kalman, kernels
+from nwb_calcium_lvm.gpfa import frames, kalman, kernels
+from nwb_calcium_lvm.gpfa.data import CHUNK
 from nwb_calcium_lvm.gpfa.readouts import Block, GaussianReadout, Latents, LinearParams, Prior, SpikeReadout, Weights
+from nwb_calcium_lvm.gpfa.vem import pace
 from nwb_calcium_lvm.observations.calcium import CalciumParams
 from nwb_calcium_lvm.observations.poisson import PoissonParams
 
@@ -45,7 +47,7 @@ def random_sites(rng):
     root = rng.normal(size=(T, D, 4))
     root[5] = 0.0  # nothing observed
     root[7, :, 1:] = 0.0  # one direction only
-    return kalman.Sites(root @ root.transpose(0, 2, 1), np.einsum("tij,tj->ti", root, rng.normal(size=(T, 4))))
+    return frames.Sites(root @ root.transpose(0, 2, 1), np.einsum("tij,tj->ti", root, rng.normal(size=(T, 4))))
 
 
 def dense_posterior(prior, sites):
@@ -102,22 +104,33 @@ def test_spectrum_is_that_of_the_kernel_on_a_circle():
 
 @pytest.mark.parametrize("kernel", MARKOV)
 @pytest.mark.parametrize("chunk", [24, 8])
-def test_state_space_equals_dense_gaussian_process(kernel, chunk):
+@pytest.mark.parametrize("at_once", [False, True])
+def test_state_space_equals_dense_gaussian_process(kernel, chunk, at_once):
     sites = random_sites(np.random.default_rng(0))
     clock = kalman.Clock(jnp.asarray(STEPS), jnp.asarray(KIND))
-    found = kalman.smooth(kernel, jnp.log(SCALES), clock, jax.tree.map(jnp.asarray, sites), chunk=chunk)
+    found = kalman.smooth(
+        kernel, jnp.log(SCALES), clock, jax.tree.map(jnp.asarray, sites), chunk=chunk, at_once=at_once
+    )
     mean, covariance, log_evidence = dense_posterior(dense_kernel(kernel), sites)
     within = covariance.reshape(T, D, T, D)[np.arange(T), :, np.arange(T)]
     np.testing.assert_allclose(found.mean, mean.reshape(T, D), atol=1e-10)
     np.testing.assert_allclose(found.covariance, within, atol=1e-10)
     np.testing.assert_allclose(found.log_evidence, log_evidence, atol=1e-10)
-    alone = kalman.log_evidence(kernel, jnp.log(SCALES), clock, jax.tree.map(jnp.asarray, sites), chunk=chunk)
-    np.testing.assert_allclose(alone, log_evidence, atol=1e-10)
     step = 1e-4
     for j in range(D):
         up, down = (dense_posterior(dense_kernel(kernel, SCALES * np.exp(s * step * np.eye(D)[j])), sites)[2]
                     for s in (1, -1))  # fmt: skip
         np.testing.assert_allclose(found.gradient[j], (up - down) / (2 * step), rtol=1e-5, atol=1e-7)
+
+
+def test_at_once_is_for_accelerators_and_chunks_are_of_one_length():
+    assert pace(4096, "cpu") == (CHUNK, False)
+    for n_chunks in (1, 7, 16, 37, 832):
+        chunk, at_once = pace(n_chunks * CHUNK, "gpu")
+        assert at_once
+        assert n_chunks * CHUNK % chunk == 0
+        assert CHUNK <= chunk <= 32 * CHUNK
+    assert pace(16 * CHUNK, "gpu")[0] == 16 * CHUNK
 
 
 @pytest.mark.parametrize("kernel", MARKOV)
@@ -138,7 +151,7 @@ def test_gaussian_observations_equal_textbook_gpfa(kernel):
     block = _block(y)
     nothing = Latents(jnp.zeros((T, D)), jnp.zeros((T, D, D)))
     look = readout.look(weights, block, nothing, _prior(n_rois), learn=False)
-    sites = kalman.Sites(look.precision, look.linear)
+    sites = frames.Sites(look.precision, look.linear)
     clock = kalman.Clock(jnp.asarray(STEPS), jnp.asarray(KIND))
     found = kalman.smooth(kernel, jnp.log(SCALES), clock, sites, chunk=T)
     np.testing.assert_allclose(found.mean, mean, atol=1e-9)

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from nwb_calcium_lvm.gpfa import fourier, start
 from nwb_calcium_lvm.gpfa.data import Data, Layout, pack
-from nwb_calcium_lvm.gpfa.kalman import Sites
+from nwb_calcium_lvm.gpfa.frames import Sites
 from nwb_calcium_lvm.gpfa.plans import Plan
 from nwb_calcium_lvm.gpfa.readouts import Latents, Prior, Weights
 from nwb_calcium_lvm.gpfa.vem import (

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from nwb_calcium_lvm.gpfa.kalman import Clock, Posterior, Sites
+from nwb_calcium_lvm.gpfa.frames import Sites
+from nwb_calcium_lvm.gpfa.kalman import Clock, Posterior
 
 _MARGIN = 4.0  # time scales added to the longest trial, at most its own length
 _CONJUGATE_STEPS = 200

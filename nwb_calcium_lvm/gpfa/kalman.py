@@ -19,14 +19,21 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from nwb_calcium_lvm.gpfa.kernels import Transitions, state_size, stationary, transitions
-
-
-class Sites(NamedTuple):
-    """Gaussian sites on the latents: precision W (T, D, D), linear term h (T, D); zero where nothing was observed."""
-
-    precision: Array
-    linear: Array
+from nwb_calcium_lvm.gpfa import parallel
+from nwb_calcium_lvm.gpfa.frames import (
+    Adjoint,
+    Sites,
+    State,
+    Step,
+    go_back,
+    predict,
+    rest,
+    see,
+    slopes,
+    smoothed,
+    update,
+)
+from nwb_calcium_lvm.gpfa.kernels import Transitions, transitions
 
 
 class Clock(NamedTuple):
@@ -65,21 +72,10 @@ class Posterior(NamedTuple):
     gradient: Array
 
 
-class _State(NamedTuple):
-    mean: Array  # (p, D)
-    covariance: Array  # (p, D, p, D)
-
-
-class _Step(NamedTuple):
-    """What the backward pass needs of a frame: the predicted state, and gain G and score e of its site."""
-
-    predicted: _State
-    gain: Array  # (D, D): G = (W^-1 + V)^-1
-    score: Array  # (D,): derivative of log Z_t with respect to the predicted latents
-
-
-@partial(jax.jit, static_argnames=("kernel", "chunk"))
-def smooth(kernel: str, log_timescale: Array, clock: Clock, sites: Sites, *, chunk: int) -> Posterior:
+@partial(jax.jit, static_argnames=("kernel", "chunk", "at_once"))
+def smooth(
+    kernel: str, log_timescale: Array, clock: Clock, sites: Sites, *, chunk: int, at_once: bool = False
+) -> Posterior:
     """Return the posterior of the latents given the sites.
 
     Parameters
@@ -94,48 +90,39 @@ def smooth(kernel: str, log_timescale: Array, clock: Clock, sites: Sites, *, chu
         One per frame; the number of frames is a multiple of `chunk`.
     chunk : int
         Frames whose predicted states are held at a time: memory is O(chunk S^2 + T D^2).
+    at_once : bool
+        All frames of a chunk at once (:mod:`.parallel`) instead of one after another.
     """
     n_frames, n_latents = sites.linear.shape
+    run, run_back = (parallel.forward, parallel.backward) if at_once else (_forward, _backward)
     moves, to_moves = jax.vjp(lambda v: transitions(kernel, jnp.exp(v), clock.steps), log_timescale)
     factors = cholesky_of_sites(sites.precision)
     cut = jax.tree.map(lambda a: a.reshape(n_frames // chunk, chunk, *a.shape[1:]), (clock.kind, sites, factors))
-    start = _rest(kernel, n_latents)
+    start = rest(kernel, n_latents)
 
-    def forward(state: _State, part: tuple) -> tuple[_State, tuple[_State, Array]]:
-        end, (_, log_evidence) = _filter(moves, state, part)
+    def forward(state: State, part: tuple) -> tuple[State, tuple[State, Array]]:
+        end, (_, log_evidence) = run(moves, state, part)
         return end, (state, log_evidence.sum())
 
     _, (states, log_evidence) = lax.scan(forward, start, cut)
 
     def backward(carry: tuple, part: tuple) -> tuple[tuple, tuple]:
+        adjoint, late_kind = carry
         state, inputs = part
-        _, (steps, _) = _filter(moves, state, inputs)
-        return _backward(moves, carry, inputs, steps)
+        _, (steps, _) = run(moves, state, inputs)
+        kinds = inputs[0]
+        late = jnp.append(kinds[1:], late_kind)  # which step leads from each frame to the next
+        adjoint, (mean, covariance, by_step) = run_back(moves, adjoint, late, steps)
+        to = jax.nn.one_hot(late, len(clock.steps), dtype=mean.dtype)
+        by_kind = Transitions(*(jnp.einsum("tk,tijd->kijd", to, g) for g in by_step))
+        return (adjoint, kinds[0]), (mean, covariance, by_kind)
 
-    none = (jnp.zeros_like(start.mean), jnp.zeros_like(start.covariance), jnp.zeros((), clock.kind.dtype))
-    sums = jax.tree.map(jnp.zeros_like, moves)
-    _, (mean, covariance, by_chunk) = lax.scan(backward, (none, sums), (states, cut), reverse=True)
+    nothing = Adjoint(jnp.zeros_like(start.mean), jnp.zeros_like(start.covariance))
+    last = (nothing, jnp.zeros((), clock.kind.dtype))
+    _, (mean, covariance, by_chunk) = lax.scan(backward, last, (states, cut), reverse=True)
     gradient = to_moves(jax.tree.map(lambda a: a.sum(axis=0), by_chunk))[0]
     mean, covariance = mean.reshape(n_frames, -1), covariance.reshape(n_frames, n_latents, n_latents)
     return Posterior(mean, covariance, log_evidence.sum(), gradient)
-
-
-@partial(jax.jit, static_argnames=("kernel", "chunk"))
-def log_evidence(kernel: str, log_timescale: Array, clock: Clock, sites: Sites, *, chunk: int) -> Array:
-    """Return log Z alone, by the forward pass; arguments as in :func:`smooth`."""
-    del chunk
-    moves = transitions(kernel, jnp.exp(log_timescale), clock.steps)
-    inputs = (clock.kind, sites, cholesky_of_sites(sites.precision))
-    _, (_, value) = _filter(moves, _rest(kernel, sites.linear.shape[1]), inputs, keep=False)
-    return value.sum()
-
-
-def _rest(kernel: str, n_latents: int) -> _State:
-    """The stationary state, which every trial starts from."""
-    p = state_size(kernel)
-    mean = jnp.zeros((p, n_latents), jnp.float64)
-    covariance = jnp.asarray(stationary(kernel))[:, None, :, None] * jnp.eye(n_latents)[None, :, None, :]
-    return _State(mean, covariance)
 
 
 def cholesky_of_sites(precision: Array) -> Array:
@@ -153,88 +140,23 @@ def cholesky_of_sites(precision: Array) -> Array:
     return jnp.stack(columns, axis=-1)
 
 
-def _predict(matrix: Array, noise: Array, state: _State) -> _State:
-    """Move the state over one step; every latent by itself, so that this is elementwise in pairs of latents."""
-    half = (matrix[:, :, :, None, None] * state.covariance[None]).sum(axis=1)
-    moved = (half[:, :, None] * matrix[None, None]).sum(axis=3)
-    n = matrix.shape[-1]
-    return _State(
-        (matrix * state.mean[None]).sum(axis=1), moved + noise.transpose(0, 2, 1)[..., None] * jnp.eye(n)[None, :, None]
-    )
-
-
-def _filter(moves: Transitions, state: _State, inputs: tuple, *, keep: bool = True) -> tuple[_State, tuple]:
+def _forward(moves: Transitions, state: State, inputs: tuple) -> tuple[State, tuple[Step, Array]]:
     """Run the filter over consecutive frames; return its last state, and per frame a step and log Z_t."""
 
-    def step(state: _State, frame: tuple) -> tuple[_State, tuple]:
+    def step(state: State, frame: tuple) -> tuple[State, tuple[Step, Array]]:
         kind, site, factor = frame
-        predicted = _predict(moves.matrix[kind], moves.noise[kind], state)
-        m, v = predicted.mean[0], predicted.covariance[0, :, 0, :]
-        n = m.shape[0]
-        root = jnp.linalg.cholesky(jnp.eye(n) + factor.T @ v @ factor)
-        solved = jax.scipy.linalg.solve_triangular(root, factor.T, lower=True)
-        gain = solved.T @ solved
-        error = site.linear - site.precision @ m
-        score = error - gain @ (v @ error)
-        value = site.linear @ m - 0.5 * m @ site.precision @ m + 0.5 * error @ (v @ score)
-        value = value - jnp.log(jnp.diagonal(root)).sum()
-        updated = _update(predicted, gain, score)
-        return updated, ((_Step(predicted, gain, score) if keep else None), value)
+        step, value = see(predict(moves.matrix[kind], moves.noise[kind], state), site, factor)
+        return update(step), (step, value)
 
     return lax.scan(step, state, inputs)
 
 
-def _update(predicted: _State, gain: Array, score: Array) -> _State:
-    """Take in a site: m + P H' e and P - P H' G H P."""
-    p, n = predicted.mean.shape
-    covariance = predicted.covariance.reshape(p * n, p * n)
-    reach = covariance[:, :n]
-    mean = predicted.mean.reshape(-1) + reach @ score
-    covariance = covariance - reach @ gain @ reach.T
-    return _State(mean.reshape(p, n), covariance.reshape(p, n, p, n))
+def _backward(moves: Transitions, adjoint: Adjoint, late: Array, steps: Step) -> tuple[Adjoint, tuple]:
+    """Run the smoother over consecutive frames, last to first; ``late`` (T,) is the kind of the step to the next."""
 
+    def step(adjoint: Adjoint, frame: tuple) -> tuple[Adjoint, tuple]:
+        kind, seen = frame
+        own = go_back(seen, moves.matrix[kind], adjoint)
+        return own, (*smoothed(seen, own), slopes(seen, moves.matrix[kind], adjoint))
 
-def _backward(moves: Transitions, carry: tuple, inputs: tuple, steps: _Step) -> tuple[tuple, tuple]:
-    """Run the smoother over consecutive frames, last to first.
-
-    The carry holds lambda and Lambda of the frame after: minus the gradient of log Z with respect to its predicted
-    mean, and what is missing from the outer product of lambda to twice the gradient with respect to its covariance.
-    """
-    (adjoint, sums) = carry
-    kinds = inputs[0]
-    p, n = steps.predicted.mean.shape[1:]
-    size = p * n
-
-    def step(carry: tuple, frame: tuple) -> tuple[tuple, tuple]:
-        late_vector, late_matrix, late_kind = carry
-        kind, (predicted, gain, score) = frame
-        matrix = moves.matrix[late_kind]
-        # Gradients with respect to the transition to the next frame, blocks of single latents only.
-        updated = _update(predicted, gain, score)
-        by_covariance = 0.5 * (_outer(late_vector, late_vector) - late_matrix)
-        by_noise = jnp.einsum("idjd->ijd", by_covariance)
-        half = (matrix[:, :, :, None, None] * updated.covariance[None]).sum(axis=1)
-        by_matrix = 2 * jnp.einsum("idke,kejd->ijd", by_covariance, half) - late_vector[:, None] * updated.mean[None]
-        # Through the transition, then through the update.
-        back = matrix.transpose(1, 0, 2)
-        vector = (back * late_vector[None]).sum(axis=1).reshape(-1)
-        middle = _predict(back, jnp.zeros_like(back), _State(late_vector, late_matrix)).covariance.reshape(size, size)
-        covariance = predicted.covariance.reshape(size, size)
-        reach = covariance[:, :n]
-        through = jnp.eye(size) - jnp.pad(reach @ gain, ((0, 0), (0, size - n)))
-        vector = through.T @ vector - jnp.pad(score, (0, size - n))
-        middle = through.T @ middle @ through + jnp.pad(gain, ((0, size - n), (0, size - n)))
-        middle = 0.5 * (middle + middle.T)
-        mean = predicted.mean[0] - reach.T @ vector
-        spread = covariance[:n, :n] - reach.T @ middle @ reach
-        out = (mean, 0.5 * (spread + spread.T), by_matrix, by_noise, late_kind)
-        return (vector.reshape(p, n), middle.reshape(p, n, p, n), kind), out
-
-    adjoint, (mean, covariance, by_matrix, by_noise, late) = lax.scan(step, adjoint, (kinds, steps), reverse=True)
-    to = jax.nn.one_hot(late, moves.matrix.shape[0], dtype=by_matrix.dtype)
-    by_kind = Transitions(jnp.einsum("tk,tijd->kijd", to, by_matrix), jnp.einsum("tk,tijd->kijd", to, by_noise))
-    return (adjoint, sums), (mean, covariance, by_kind)
-
-
-def _outer(a: Array, b: Array) -> Array:
-    return a[:, :, None, None] * b[None, None]
+    return lax.scan(step, adjoint, (late, steps), reverse=True)

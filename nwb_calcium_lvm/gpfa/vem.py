@@ -14,8 +14,11 @@ from jax import Array, lax
 
 from nwb_calcium_lvm.gpfa import fourier, kalman
 from nwb_calcium_lvm.gpfa.data import CHUNK, Data, block_at
-from nwb_calcium_lvm.gpfa.kalman import Clock, Posterior, Sites
+from nwb_calcium_lvm.gpfa.frames import Sites
+from nwb_calcium_lvm.gpfa.kalman import Clock, Posterior
 from nwb_calcium_lvm.gpfa.readouts import Latents, Prior, Readout, Weights
+
+_CHUNKS_AT_ONCE = 32  # at most: memory is about 30 matrices of all latents' states for each frame
 
 
 class Seen(NamedTuple):
@@ -103,7 +106,8 @@ class KalmanMachine(NamedTuple):
 
     def smooth(self, log_timescale: Array, sites: Sites) -> tuple[Posterior, Array, Any]:
         """See :class:`Machine`."""
-        posterior = kalman.smooth(self.kernel, log_timescale, self.clock, sites, chunk=CHUNK)
+        chunk, at_once = pace(len(sites.linear), jax.default_backend())
+        posterior = kalman.smooth(self.kernel, log_timescale, self.clock, sites, chunk=chunk, at_once=at_once)
         return posterior, divergence(posterior, sites), None
 
     def slope(self, log_timescale: Array, posterior: Posterior, target: Sites, more: Any) -> Array:
@@ -125,6 +129,17 @@ class FourierMachine(NamedTuple):
     def slope(self, log_timescale: Array, posterior: Posterior, target: Sites, more: Any) -> Array:
         """See :class:`Machine`."""
         return fourier.slope(log_timescale, more, posterior, target, self.grid, sizes=self.sizes)
+
+
+def pace(n_frames: int, backend: str) -> tuple[int, bool]:
+    """Frames of a chunk, and whether they are smoothed at once: where a step is long only because of what waits.
+
+    On a processor one frame after another is faster (`benchmarks/gpfa_speed.py` measures both).
+    """
+    if backend == "cpu":
+        return CHUNK, False
+    n_chunks = n_frames // CHUNK
+    return CHUNK * max(k for k in range(1, _CHUNKS_AT_ONCE + 1) if n_chunks % k == 0), True
 
 
 def attempt(
