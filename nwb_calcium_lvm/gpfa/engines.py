@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from nwb_calcium_lvm.gpfa import fitting
+from nwb_calcium_lvm.gpfa import fitting, inference
 from nwb_calcium_lvm.gpfa.plans import Plan
 from nwb_calcium_lvm.gpfa.readouts import Weights
 from nwb_calcium_lvm.recording import Recording
@@ -66,7 +66,7 @@ class ClosedBound:
     ) -> Inferred:
         """See :class:`Engine`."""
         with jax.enable_x64(True):
-            outcome = fitting.infer(plan, recording, settings, weights, log_timescale)
+            outcome = inference.infer(plan, recording, settings, weights, log_timescale)
             n = recording.n_frames
             posterior = outcome.posterior
             found = np.asarray(posterior.mean)[:n], np.asarray(posterior.covariance)[:n]

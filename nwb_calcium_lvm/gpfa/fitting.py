@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ from nwb_calcium_lvm.gpfa.data import Data, Layout, pack
 from nwb_calcium_lvm.gpfa.frames import Sites
 from nwb_calcium_lvm.gpfa.plans import Plan
 from nwb_calcium_lvm.gpfa.readouts import Latents, Prior, Weights
+from nwb_calcium_lvm.gpfa.readouts.linear import sites as sites_of
 from nwb_calcium_lvm.gpfa.vem import (
     FourierMachine,
     KalmanMachine,
@@ -37,10 +38,8 @@ _LOADING_SD = 1.0  # of the prior on loadings where relevance is not learned: e-
 _LEAST_SD = 1e-2  # of the loadings of a latent that relevance has switched off
 _DOUBT = 0.1  # variance of the latents of a start
 _LONGEST_STEP = 0.4  # of the log of a time scale
-_PATIENCE = 12  # halvings of a step before the climb counts as done
-_MOST_INFERENCE = 100  # steps on the sites for fixed weights, and the gain in nats per sample at which they end
-_PRECISION = 1e-9
-_ROUNDING = 1e-12  # of the bound: what counts as not falling
+PATIENCE = 12  # halvings of a step before the climb counts as done
+ROUNDING = 1e-12  # of the bound: what counts as not falling
 _SETTLED = 3  # steps in a row that gain less than tol end the climb
 # Where calcium's parameters are fitted apart from the steps: after so many, and when the climb has settled.
 _STEPS_TO_FIRST_REVISION = 12
@@ -140,7 +139,7 @@ def fit(plan: Plan, recording: Recording, settings: Settings, warm: Weights | No
             climber = Climber(problem, settings, bar)
             if warm is not None:
                 assert settings.timescales is not None  # of the last fit
-                best = climber.start(point_at(problem, warm, np.log(settings.timescales), None))
+                best = climber.start(point_of(problem, recording, warm, np.log(settings.timescales)))
             else:
                 best = _best_start(problem, recording, settings, climber)
             climber.climb(best, settings.max_iter)
@@ -195,23 +194,42 @@ def first_point(problem: Problem, recording: Recording, settings: Settings, wind
     else:
         offset = plan.offset
     weights = Weights(factors.loadings, offset, plan.params)
-    return point_at(problem, weights, np.log(scales), factors.latents)
+    return _point_at(problem, weights, np.log(scales), factors.latents)
 
 
-def point_at(
-    problem: Problem, weights: Weights, log_timescale: NDArray[np.floating], latents: NDArray[np.floating] | None
+def _point_at(
+    problem: Problem, weights: Weights, log_timescale: NDArray[np.floating], latents: NDArray[np.floating]
 ) -> Point:
-    """Sites for weights (roi, ...) and a guess of the latents (time, latent); none: their prior mean."""
+    """Sites for weights (roi, ...) and a guess of the latents (time, latent)."""
     layout = problem.layout
     n_latents = len(log_timescale)
     mean = np.zeros((layout.n_padded, n_latents))
-    if latents is not None:
-        mean[: layout.n_frames] = latents
+    mean[: layout.n_frames] = latents
     spread = np.broadcast_to(_DOUBT * np.eye(n_latents), (layout.n_padded, n_latents, n_latents))
     weights, guess = to_device((jax.tree.map(layout.by_block, weights), Latents(mean, spread)))
     prior = problem.prior
     sites = first_sites(problem.plan.readout, weights, problem.data, guess, prior, problem.counted)
     return Point(weights, log_timescale, sites, np.asarray(prior.loading_precision))
+
+
+def point_of(problem: Problem, recording: Recording, weights: Weights, log_timescale: NDArray[np.floating]) -> Point:
+    """Sites for weights (roi, ...) where nothing is known of the latents.
+
+    With spikes they are those of a regression on rough rates, as generalised linear models begin: a step from latents
+    of 0 goes too far wherever there are more spikes than at rest, by as much as the exponential is steep.
+    """
+    plan, layout = problem.plan, problem.layout
+    if not plan.has_spikes:  # linear in the latents: sites do not depend on them
+        return _point_at(problem, weights, log_timescale, np.zeros((layout.n_frames, len(log_timescale))))
+    window = int(np.clip(0.5 * np.exp(log_timescale.min()), 1, _WINDOWS[1]))
+    log_rate = start.log_rates(plan.signal, plan.kept, recording.segments.bounds[:, 0], window)
+    precision = np.where(plan.kept, np.exp(log_rate), 0.0)
+    linear = precision * (log_rate - weights.offset)
+    found = sites_of(jnp.asarray(weights.loadings), jnp.asarray(precision), jnp.asarray(linear))
+    padding = layout.n_padded - layout.n_frames
+    sites = Sites(*(jnp.pad(a, ((0, padding), *((0, 0),) * (a.ndim - 1))) for a in found))
+    on_device = to_device(jax.tree.map(layout.by_block, weights))
+    return Point(on_device, log_timescale, sites, np.asarray(problem.prior.loading_precision))
 
 
 class State:
@@ -330,7 +348,7 @@ class Climber:
             direction = np.clip(state.slope / state.curvature, -_LONGEST_STEP, _LONGEST_STEP)
         precision = self._precision(state.outcome.seen.weights)
         fraction, turn, weights = state.fraction, 1.0, state.outcome.seen.weights
-        for _ in range(_PATIENCE):
+        for _ in range(PATIENCE):
             low, high = self.problem.bounds
             point = Point(
                 weights,
@@ -339,7 +357,7 @@ class Climber:
                 precision,
             )
             outcome, objective = self.look(point)
-            if objective >= state.objective - _ROUNDING * abs(state.objective):
+            if objective >= state.objective - ROUNDING * abs(state.objective):
                 break
             fraction, turn = 0.5 * fraction, 0.3 * turn
             if not self.problem.plan.readout.monotone:
@@ -377,43 +395,3 @@ class Climber:
             return 0.0
         half = 0.5 * self.problem.layout.n_rois
         return float((half * (np.log(precision) - precision * _LEAST_SD**2)).sum())
-
-
-def infer(
-    plan: Plan, recording: Recording, settings: Settings, weights: Weights, log_timescale: NDArray[np.floating]
-) -> Outcome:
-    """Find q for fixed weights: Newton-like steps on the sites, shortened until the bound does not fall.
-
-    Call it under x64.
-    """
-    problem = problem_for(plan, recording, replace(settings, n_latents=len(log_timescale)), log_timescale)
-    point = point_at(problem, weights, log_timescale, None)
-
-    def look(sites: Sites) -> Outcome:
-        return attempt(
-            problem.machine,
-            plan.readout,
-            point.weights,
-            jnp.asarray(log_timescale),
-            sites,
-            problem.data,
-            problem.prior,
-            problem.counted,
-            learn=False,
-        )
-
-    sites, outcome, fraction = point.sites, look(point.sites), 1.0
-    for _ in range(_MOST_INFERENCE):
-        for _ in range(_PATIENCE):
-            proposal = blend(sites, outcome.seen.target, jnp.asarray(fraction))
-            new = look(proposal)
-            if float(new.bound) >= float(outcome.bound) - _ROUNDING * abs(float(outcome.bound)):
-                break
-            fraction *= 0.5
-        else:
-            return outcome
-        gain = float(new.bound) - float(outcome.bound)
-        sites, outcome, fraction = proposal, new, min(1.0, 1.5 * fraction)
-        if gain < _PRECISION * problem.n_samples:
-            break
-    return outcome

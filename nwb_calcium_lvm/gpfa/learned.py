@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from nwb_calcium_lvm.gpfa.plans import Plan, order_of, readout_of
 from nwb_calcium_lvm.gpfa.readouts import Latents, LinearParams, Weights
+from nwb_calcium_lvm.observations import starting
 from nwb_calcium_lvm.observations.calcium import CalciumParams
 from nwb_calcium_lvm.observations.calcium_noisy import CalciumNoisyParams
 from nwb_calcium_lvm.observations.poisson import PoissonParams
-from nwb_calcium_lvm.observations.starting import scored
 from nwb_calcium_lvm.recording import Recording
 
 _OF_ROIS = (
@@ -105,7 +105,7 @@ def plan_of(estimator: Any, recording: Recording) -> Plan:
     """Return the plan of a fitted model for a recording, in the units of the data."""
     order = order_of(estimator.observation, estimator.ar_order)
     n_rois = recording.n_rois
-    kept = scored(recording.mask, recording.segments.bounds[:, 0], order)
+    kept = starting.scored(recording.mask, recording.segments.bounds[:, 0], order)
     none, one = np.zeros(n_rois), np.ones(n_rois)
     return Plan(
         readout=readout_of(estimator.observation, estimator.ar_order),
@@ -113,10 +113,22 @@ def plan_of(estimator: Any, recording: Recording) -> Plan:
         mean=none,
         sd=one,
         kept=kept,
-        signal=np.zeros((0, n_rois)),
+        signal=_rough_rates(estimator, recording),
         params=None,
         offset=none,
         variance=one,
         to_data_units=lambda weights: weights,
         to_fit_units=lambda weights: weights,
     )
+
+
+def _rough_rates(estimator: Any, recording: Recording) -> NDArray[np.floating]:
+    """Spikes per frame from the residual of the autoregression by itself, (time, roi); 0 where there are no spikes."""
+    if estimator.observation == "poisson":
+        return np.where(recording.mask, recording.dff, 0.0)
+    if not hasattr(estimator, "spike_amplitude_"):
+        return np.zeros_like(recording.dff)
+    first = recording.segments.bounds[:, 0]
+    residual, kept = starting.residual(recording.dff, recording.mask, first, estimator.ar_coefs_)
+    rest = estimator.baseline_ * (1.0 - estimator.ar_coefs_.sum(axis=1))
+    return np.where(kept, (residual - rest) / estimator.spike_amplitude_, 0.0)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from nwb_calcium_lvm.gpfa.frames import Adjoint, State, Step, predict, see, slopes, smoothed, through, update
+from nwb_calcium_lvm.gpfa.frames import Adjoint, Sites, State, Step, predict, see, slopes, smoothed, through, update
 from nwb_calcium_lvm.gpfa.kernels import Transitions
 
 
@@ -41,7 +41,7 @@ def forward(moves: Transitions, state: State, inputs: tuple) -> tuple[State, tup
     known = _Element(nothing, first.mean.reshape(-1), first.covariance.reshape(size, size), jnp.zeros(size), nothing)
     rests = State(jnp.zeros((p, n)), jnp.zeros((p, n, p, n)))
 
-    def element(matrix: Array, noise: Array, site: tuple, factor: Array) -> _Element:
+    def element(matrix: Array, noise: Array, site: Sites, factor: Array) -> _Element:
         fresh, _ = see(predict(matrix, noise, rests), site, factor)  # from a state that is 0 for sure
         after, inner, wide = update(fresh), through(fresh), _wide(matrix)
         return _Element(
