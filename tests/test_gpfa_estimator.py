@@ -60,6 +60,19 @@ def test_the_bound_never_falls(fits, observation):
     assert model.score(X) * model.n_samples_ >= model.elbo_ - 1e-3
 
 
+@pytest.mark.parametrize("observation", ["calcium", "poisson"])
+@pytest.mark.parametrize("kernel", ["matern32", "rbf"])
+def test_inference_does_not_go_astray_where_rates_vary_by_orders_of_magnitude(observation, kernel):
+    """Rates that change e-fold many times over: a first step from rest would end at rates of e^60."""
+    strong = gpfa_experiment(8, 300, timescales=[20, 30], mean_rate=0.2, loading_sd=3.0, ar_coefs=[0.8], random_state=0)
+    X = strong.spikes.astype(float) if observation == "poisson" else strong.traces
+    model = small(observation=observation, kernel=kernel, max_iter=20).fit(X)
+    assert model.score(X) * model.n_samples_ >= model.elbo_ - 1e-3
+    again = small(observation=observation, kernel=kernel, max_iter=20, warm_start=True).fit(X).fit(X)
+    assert again.elbo_history_[0] > -10 * abs(model.elbo_)
+    assert again.elbo_ >= model.elbo_ - 1.0
+
+
 def test_latents_are_recovered(truth, fits):
     for observation, least in (("calcium", 0.7), ("poisson", 0.7)):
         model, X = fits[observation]
