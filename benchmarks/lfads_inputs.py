@@ -7,8 +7,8 @@ nothing of it. The strength of the inferred input in a frame is the length of it
 frames. ``auc``: chance that the strongest input within 2 frames of a kick is larger than the strongest within 2 frames
 of a frame that is further than 7 from any. ``hits``: share of kicks within 2 frames of one of the strongest local
 maxima, as many as there are kicks. Training and test trials as 160 and 40; all figures are of test trials. By chance:
-auc 0.5, hits about 0.1. ``observer`` knows the pendulum, the neurons' tuning and the law of the kicks, and sees the true spikes:
-what it does is the most that anything can.
+auc 0.5, hits about 0.1. ``observer`` knows the pendulum, the neurons' tuning and the law of the kicks, and sees the
+true spikes: what it does is the most that anything can.
 """
 
 from __future__ import annotations
