@@ -215,7 +215,7 @@ class CalciumLFADS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CalciumEst
 
     # -- Fitting --------------------------------------------------------------------------------------------------
 
-    def fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, *, groups: Any = None, conditions: Any = None) -> Self:
         """Fit the model.
 
         Parameters
@@ -227,13 +227,17 @@ list of Recordings
         y : ignored
         groups : array_like, shape (time,), optional
             Trial of each frame of a 2-D array.
+        conditions : list of array_like, optional
+            For several sessions: the condition of each trial of each Recording, such as the stimulus. Sessions then
+            start from ways in and out that agree on what happens in conditions which all of them share, so that
+            their factors lie in one space. Trials have to be aligned: each begins at the same event.
         """
         checks.check_parameters(self)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         given = sessions.to_fit(self, X, groups)
         recordings = [t.recording for t in given]
         rate = recordings[0].sampling_rate or self.sampling_rate
-        problem = fitting.prepare(recordings, self.settings(rate), seed)
+        problem = fitting.prepare(recordings, self.settings(rate), seed, conditions)
         trained = self._train(problem, seed)
         checks.check_finite(trained)
         learned.store(self, recordings, seed, problem, trained)
@@ -264,7 +268,7 @@ list of Recordings
     def _train(self, problem: fitting.Problem, seed: int) -> Trained:
         keeper = None
         if self.checkpoint_dir is not None:
-            identity = checks.identity(self, seed, fitting.fingerprint(problem.split))
+            identity = checks.identity(self, seed, fitting.fingerprint(problem))
             keeper = Checkpoints(self.checkpoint_dir, identity, self.checkpoint_every)
         with tqdm(total=self.max_epochs, disable=not self.verbose, desc="CalciumLFADS", unit="epoch") as bar:
 

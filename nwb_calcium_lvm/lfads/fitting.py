@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nwb_calcium_lvm import observations
 from nwb_calcium_lvm.exceptions import DataError
-from nwb_calcium_lvm.lfads import parameters
+from nwb_calcium_lvm.lfads import parameters, tying
 from nwb_calcium_lvm.lfads.data import Data, Session, gather, stack_rois
 from nwb_calcium_lvm.lfads.network import Architecture, LFADSNetwork
 from nwb_calcium_lvm.lfads.objective import Hyper, Model, Weights
@@ -100,8 +100,10 @@ def _build(shape: Architecture, observation: str, seed: int) -> tuple[Model, Any
     return Model(graph, observation, whole), network
 
 
-def prepare(recordings: list[Recording], settings: Settings, seed: int) -> Problem:
+def prepare(recordings: list[Recording], settings: Settings, seed: int, conditions: Any = None) -> Problem:
     """Cut recordings into windows and find starting values.
+
+    ``conditions`` hold a label for each trial of each recording, if sessions are to be tied by them.
 
     Raises
     ------
@@ -109,6 +111,7 @@ def prepare(recordings: list[Recording], settings: Settings, seed: int) -> Probl
         If there are too few windows, or windows too short.
     """
     order = parameters.order_of(settings.observation, settings.ar_order)
+    labels = None if conditions is None else tying.labels_of(recordings, conditions)
     cuts = [_cut(r, settings, order) for r in recordings]
     starts = [parameters.start(settings.observation, r, settings.ar_order) for r in recordings]
     n_rois = max(r.n_rois for r in recordings)
@@ -117,6 +120,8 @@ def prepare(recordings: list[Recording], settings: Settings, seed: int) -> Probl
     shape = _sized(settings.sizes, n_rois, len(recordings))
     model, network = _build(shape, settings.observation, seed)
     network["log_rate"][...] = stack_rois([s.log_rate for s in starts], n_rois)
+    if labels is not None:
+        _tie(network, tying.ties(recordings, starts, labels, min(shape.n_factors, shape.n_encoder)))
     observation = observations.get(settings.observation)
     stacked = stack_rois([s.params for s in starts], n_rois)
     hyper = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), settings.hyper)
@@ -129,6 +134,17 @@ def prepare(recordings: list[Recording], settings: Settings, seed: int) -> Probl
         [Scale(s.mean, s.sd, s.encoding) for s in starts],
         max(w.length for w in cuts),
     )
+
+
+def _tie(network: Any, found: list[tying.Tie]) -> None:
+    """Put ways in and out into the first weights; what no component has a part in starts at 0 on the way in."""
+    ways_in, ways_out = np.zeros(network["read_in"].shape), np.array(network["read_out"][...])
+    for number, tie in enumerate(found):
+        n_rois, n_components = tie.read_in.shape
+        ways_in[number, :n_rois, :n_components] = tie.read_in
+        ways_out[number, :n_components, :n_rois] = tie.read_out
+    network["read_in"][...] = jnp.asarray(ways_in, jnp.float32)
+    network["read_out"][...] = jnp.asarray(ways_out, jnp.float32)
 
 
 def _sized(sizes: Architecture, n_rois: int, n_sessions: int) -> Architecture:
@@ -180,9 +196,9 @@ def _shared(windows: Windows, chosen: NDArray[np.bool_], length: int) -> NDArray
     return np.pad(windows.cut(frames), ((0, 0), (0, length - windows.length)))
 
 
-def fingerprint(split: Split) -> str:
-    """Return a digest of the data that a training rests on."""
+def fingerprint(problem: Problem) -> str:
+    """Return a digest of the data and of the first weights that a training rests on."""
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(split):
+    for leaf in jax.tree.leaves((problem.split, problem.weights)):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()[:32]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nwb_calcium_lvm.simulate._data import RandomState, as_generator
 from nwb_calcium_lvm.simulate._hmm import ar_calcium
@@ -53,6 +53,7 @@ def lorenz_experiment(
     noise_variance: float = 1e-3,
     measurement_sd: float = 0.2,
     step: float = 0.025,
+    conditions: ArrayLike | None = None,
     random_state: RandomState = None,
 ) -> SimulatedDynamics:
     r"""Simulate trials of neurons that follow the Lorenz system, each from a state of its own.
@@ -76,6 +77,8 @@ def lorenz_experiment(
         Standard deviation of the noise on top, independent from frame to frame.
     step : float
         Time of the system in a frame; integrated by one step of Runge and Kutta's fourth-order method.
+    conditions : array_like, shape (trial,), optional
+        Label of each trial; those of one label begin in the same state, and so follow the same path.
     random_state : int, Generator, RandomState or None
         Seed.
 
@@ -86,7 +89,12 @@ def lorenz_experiment(
     ((5, 20, 4), (5, 20, 3))
     """
     rng = as_generator(random_state)
-    state = rng.normal(size=(n_trials, 3)) * [8.0, 9.0, 8.6] + [0.0, 0.0, 23.5]
+    of = np.unique(np.arange(n_trials) if conditions is None else np.asarray(conditions), return_inverse=True)[1]
+    if of.shape != (n_trials,):
+        raise ValueError(
+            f"conditions have shape {np.shape(conditions)}; expected one label for each of {n_trials} trials."
+        )
+    state = (rng.normal(size=(of.max() + 1, 3)) * [8.0, 9.0, 8.6] + [0.0, 0.0, 23.5])[of]
     for _ in range(100):  # on to the attractor
         state = _runge_kutta(_lorenz, state, step)
     path = np.empty((n_trials, n_frames, 3))
