@@ -91,9 +91,7 @@ def lorenz_experiment(
     rng = as_generator(random_state)
     of = np.unique(np.arange(n_trials) if conditions is None else np.asarray(conditions), return_inverse=True)[1]
     if of.shape != (n_trials,):
-        raise ValueError(
-            f"conditions have shape {np.shape(conditions)}; expected one label for each of {n_trials} trials."
-        )
+        raise ValueError(f"conditions have shape {of.shape}; expected one label for each of {n_trials} trials.")
     state = (rng.normal(size=(of.max() + 1, 3)) * [8.0, 9.0, 8.6] + [0.0, 0.0, 23.5])[of]
     for _ in range(100):  # on to the attractor
         state = _runge_kutta(_lorenz, state, step)
