@@ -16,7 +16,8 @@ TOLD = np.tile(np.arange(N_CONDITIONS), REPEATS)
 def as_recording(trials, rois):
     bounds = np.arange(len(trials) + 1) * N_FRAMES
     segments = Segments(np.column_stack([bounds[:-1], bounds[1:]]), np.arange(len(trials)))
-    return Recording(trials.reshape(-1, trials.shape[-1]).astype(float), segments=segments, roi_ids=rois)
+    flat = trials.reshape(-1, trials.shape[-1]).astype(float)
+    return Recording(flat, segments=segments, roi_ids=rois, mask=np.isfinite(flat))
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,17 @@ def test_sessions_of_few_neurons_have_fewer_components(truth, labels):
     few = [recordings[0].isel(roi=[0, 1]), recordings[1]]
     _, ties = tied(few, labels, "calcium")
     assert {tie.read_in.shape[1] for tie in ties} == {2}
+
+
+def test_missing_samples_do_no_harm(truth, labels):
+    values = truth.traces.copy()
+    values[::2, :, 3] = np.nan
+    values[1::2, :, 4] = np.nan  # no frame in which all neurons of the first session are seen
+    values[2, 5:9] = np.nan
+    _, ties = tied(sessions(values), labels, "calcium")
+    for tie in ties:
+        assert np.isfinite(tie.read_in).all()
+        assert np.isfinite(tie.read_out).all()
 
 
 def test_bad_conditions(truth, labels):

@@ -77,7 +77,7 @@ def ties(
     components = scores * np.sqrt(len(scores))  # of variance 1
     ways = [_regressed(a, components) for a in averages]
     # What a single frame comes to, noise and all, is to have variance 1, as under a random start.
-    size = np.mean([(s.innovations @ w)[s.known.all(axis=1)].std(axis=0) for s, w in zip(starts, ways, strict=True)])
+    size = np.mean([(s.innovations @ w)[s.known.any(axis=1)].std(axis=0) for s, w in zip(starts, ways, strict=True)])
     return [
         Tie(way / max(size, 1e-9), _way_out(a, components, start))
         for way, a, start in zip(ways, averages, starts, strict=True)
