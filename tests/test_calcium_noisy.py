@@ -316,6 +316,21 @@ def test_a_gap_at_the_end_is_what_the_model_predicts(more: dict[str, float]):
     np.testing.assert_allclose(whole.calcium_mean[-1], forward.calcium_mean[-1], atol=0.1)
 
 
+@pytest.mark.parametrize("function", [calcium_noisy.filtered, calcium_noisy.posterior])
+def test_inputs_are_what_their_counts_make_of_them(function):
+    """Given its spikes an input is the mean of two normal densities, c s and the cavity, by their precisions."""
+    params = parameters(2, 0.3)
+    log_rate = jnp.full((60, 1), np.log(RATE))
+    y = np.array(calcium_noisy.sample(jax.random.key(5), log_rate, params).y)
+    y[20:25] = np.nan
+    found = function(y, log_rate, params)
+    own, cavity = 1 / NOISE, 1 / found.cavity_variance
+    expected = (own * AMPLITUDE * found.count_mean + cavity * found.cavity_mean) / (own + cavity)
+    if function is calcium_noisy.filtered:  # which has no cavity where there is no sample
+        expected = np.where(np.isnan(y), AMPLITUDE * RATE, expected)
+    np.testing.assert_allclose(found.input_mean, expected, atol=1e-9)
+
+
 def test_segments_know_nothing_of_each_other():
     n_frames = 50
     params = parameters(2, 0.2)
