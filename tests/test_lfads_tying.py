@@ -1,14 +1,17 @@
 """Sessions of other neurons start in one space, told what they have in common."""
 
+import importlib
+
 import numpy as np
 import pytest
 
 from nwb_calcium_lvm import CalciumLFADS, Recording
 from nwb_calcium_lvm.exceptions import DataError
-from nwb_calcium_lvm.lfads import fitting, parameters, tying
+from nwb_calcium_lvm.lfads import fitting, parameters, search, tying
 from nwb_calcium_lvm.provenance import Segments
 from nwb_calcium_lvm.simulate import lorenz_experiment
 
+search_module = importlib.import_module("nwb_calcium_lvm.lfads.search")  # the function has its name in the package
 N_FRAMES, N_CONDITIONS, REPEATS = 40, 6, 8
 TOLD = np.tile(np.arange(N_CONDITIONS), REPEATS)
 
@@ -87,6 +90,28 @@ def test_a_fit_starts_there(truth, labels):
     np.testing.assert_allclose(problem.weights.network["read_out"][...][0, :, :12], ties[0].read_out, rtol=1e-5)
     free = fitting.prepare(recordings, estimator.settings(None), 0)
     assert fitting.fingerprint(free) != fitting.fingerprint(problem)  # a checkpoint of one is not taken up by the other
+
+
+def test_members_of_a_search_start_there_too(truth, labels, monkeypatch):
+    """What is handed to the training, which is not run."""
+    handed = {}
+
+    def stop(members, *_):
+        handed["network"] = members.state.weights.network
+        raise StopIteration
+
+    monkeypatch.setattr(search_module, "_halving", stop)
+    recordings = sessions(truth.traces)
+    estimator = CalciumLFADS(3, n_generator=8, n_encoder=6, n_controller=6, n_controller_inputs=0)
+    with pytest.raises(StopIteration):
+        search(estimator, recordings, n_members=3, conditions=labels, random_state=0)
+    network = handed["network"]
+    _, ties = tied(recordings, labels, "calcium")
+    for member in range(3):
+        np.testing.assert_allclose(network["read_in"][...][member, 1, :10, :3], ties[1].read_in, rtol=1e-5)
+        np.testing.assert_allclose(network["read_out"][...][member, 1, :, :10], ties[1].read_out, rtol=1e-5)
+    generators = network["to_factors"][...]
+    assert np.abs(generators[0] - generators[1]).max() > 0.1  # members differ in the rest
 
 
 def test_sessions_of_few_neurons_have_fewer_components(truth, labels):

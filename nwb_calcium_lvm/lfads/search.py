@@ -63,6 +63,7 @@ def search(
     n_members: int = 16,
     interval: int = 25,
     groups: Any = None,
+    conditions: Any = None,
     random_state: Any = None,
     verbose: int = 0,
 ) -> Search:
@@ -74,7 +75,7 @@ def search(
     ----------
     estimator : CalciumLFADS
         Gives everything that is not searched for, ``max_epochs`` among it. It is not changed.
-    X, groups
+    X, groups, conditions
         As in :meth:`CalciumLFADS.fit`.
     space : mapping of str to (float, float), optional
         Range of each hyper-parameter, of those in :data:`SPACE` (the default). Learning rate and l2 are drawn
@@ -112,8 +113,10 @@ def search(
     given = sessions.to_fit(found, X, groups)
     rate = given[0].recording.sampling_rate or estimator.sampling_rate
     seed = int(rng.randint(2**31 - 1))
-    problem = fitting.prepare([t.recording for t in given], estimator.settings(rate), seed)
-    members = _members(problem, ranges, n_members, rng)
+    problem = fitting.prepare([t.recording for t in given], estimator.settings(rate), seed, conditions)
+    # What the data say of the first weights is the same for all members.
+    given_weights = ("log_rate",) if conditions is None else ("log_rate", "read_in", "read_out")
+    members = _members(problem, ranges, n_members, rng, given_weights)
     with tqdm(disable=not verbose, desc="Search", unit="epoch") as bar:
         run = _halving if method == "halving" else _population
         done = run(members, problem, interval, ranges, rng, bar)
@@ -163,14 +166,16 @@ def _ranges(space: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, 
     return {name: (float(low), float(high)) for name, (low, high) in space.items()}
 
 
-def _members(problem: fitting.Problem, ranges: dict[str, tuple[float, float]], n: int, rng: Any) -> Members:
-    """Draw first weights and hyper-parameters; the first member keeps the estimator's own."""
+def _members(
+    problem: fitting.Problem, ranges: dict[str, tuple[float, float]], n: int, rng: Any, kept: tuple[str, ...]
+) -> Members:
+    """Draw first weights, but for those ``kept``, and hyper-parameters; the first member keeps the estimator's own."""
     shape = nnx.merge(problem.model.graph, problem.weights.network).shape
-    offset = problem.weights.network["log_rate"][...]
     networks = []
     for seed in rng.randint(2**31 - 1, size=n):
         network = nnx.state(LFADSNetwork(shape, nnx.Rngs(int(seed))), nnx.Param)
-        network["log_rate"][...] = offset
+        for name in kept:
+            network[name][...] = problem.weights.network[name][...]
         networks.append(network)
     weights = Weights(
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks),
